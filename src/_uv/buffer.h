@@ -1,0 +1,29 @@
+/* What is written: one bytes-like object or a sequence of them, held as
+ * Py_buffers for as long as the kernel may read them. */
+#ifndef UVT_BUFFER_H
+#define UVT_BUFFER_H
+
+#include "uvmodule.h"
+
+#define UVT_BUFFERS_INLINE 4
+
+/* Both arrays point at the inline ones or, for more than four pieces, into one
+ * allocation.  Zero-initialise it before use; it must not move. */
+typedef struct {
+    Py_ssize_t count;
+    size_t nbytes;
+    uv_buf_t *iov;
+    Py_buffer *views;
+    uv_buf_t iov_inline[UVT_BUFFERS_INLINE];
+    Py_buffer views_inline[UVT_BUFFERS_INLINE];
+} UvtBuffers;
+
+/* Takes a bytes-like object or a non-str sequence of such objects.  TypeError,
+ * or ValueError for an empty sequence; then nothing is held. */
+UVT_CHECKED bool uvt_buffers_get(UvtBuffers *self, const char *call,
+                                 PyObject *data);
+
+/* Lets go of all views; may run any Python code.  Harmless on a zeroed one. */
+void uvt_buffers_release(UvtBuffers *self);
+
+#endif

@@ -1,0 +1,78 @@
+/* The differences between the supported versions of Python, in one place.
+ * Everything here has the name, or the name and a prefix, and the meaning that
+ * the newest Python gives it.  Nothing else tests PY_VERSION_HEX.
+ */
+#ifndef UVT_COMPAT_H
+#define UVT_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stdbool.h>
+
+/* Contracts in prototypes, read by people: who owns what is returned, which
+ * argument is taken over, and whose result has to be looked at. */
+#define UVT_NEW
+#define UVT_BORROWED
+#define UVT_STEALS(n)
+#define UVT_CHECKED __attribute__((warn_unused_result))
+
+#if PY_VERSION_HEX < 0x030C0000
+/* The raised exception as one normalised object (3.12). */
+static inline PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+        Py_DECREF(traceback);
+    }
+    Py_DECREF(type);
+    return value;
+}
+
+/* Steals a reference to the exception (3.12). */
+static inline void
+PyErr_SetRaisedException(PyObject *exc)
+{
+    PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+}
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+/* 1: found, a new reference in *result; 0: not there; -1: error (3.13). */
+static inline int
+PyObject_GetOptionalAttr(PyObject *obj, PyObject *name, PyObject **result)
+{
+    *result = PyObject_GetAttr(obj, name);
+    if (*result != NULL) {
+        return 1;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;
+}
+#define Py_IsFinalizing _Py_IsFinalizing
+#endif
+
+/* The slots that say what a module is safe for.  Sub-interpreters with their
+ * own GIL are declared from 3.13 on: before, the standard library itself was
+ * not ready for them. */
+#if PY_VERSION_HEX >= 0x030D0000
+#define UVT_MODULE_SLOTS \
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#elif PY_VERSION_HEX >= 0x030C0000
+#define UVT_MODULE_SLOTS \
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED},
+#else
+#define UVT_MODULE_SLOTS
+#endif
+
+#endif

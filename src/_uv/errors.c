@@ -1,0 +1,286 @@
+/* The exception classes, and how a libuv status becomes one of them.  All
+ * functions run attached, on any thread, and touch no libuv handle.  The module
+ * state owns the classes.
+ *
+ * The number and its name are read out of `args`, so that an exception that
+ * was copied, unpickled or made by hand tells the same as a raised one.
+ */
+#include "errors.h"
+
+#include <limits.h>
+
+/* Statuses above this one are the system's errno, negated; from here downwards
+ * are numbers that libuv made up (UV_EAI_*, UV_EOF, what a system lacks). */
+#define FIRST_MADE_UP (-3000)
+
+/* Longest text of libuv, with room for those to come. */
+#define TEXT_SIZE 128
+
+static const struct {
+    UvtExc kind;
+    UvtExc base;                /* itself: OSError */
+    const char *name;
+    const char *doc;
+} classes[UVT_EXC_COUNT] = {
+    {UVT_EXC_UV, UVT_EXC_UV, "UVError",
+     "A libuv function failed.\n\n"
+     "args is (libuv's negative number, text); errno is the system's positive\n"
+     "number, or libuv's own where the system has none, as for UV_EOF; name is\n"
+     "the error's name without UV_, and call the libuv function."},
+    {UVT_EXC_THREAD, UVT_EXC_UV, "ThreadError", "A thread primitive failed."},
+    {UVT_EXC_FS, UVT_EXC_UV, "FSError", "A file system operation failed."},
+    {UVT_EXC_HANDLE, UVT_EXC_UV, "HandleError", "A handle's operation failed."},
+    {UVT_EXC_CLOSED, UVT_EXC_HANDLE, "HandleClosedError",
+     "The handle is closed or closing."},
+    {UVT_EXC_ASYNC, UVT_EXC_HANDLE, "AsyncError", "An Async failed."},
+    {UVT_EXC_CHECK, UVT_EXC_HANDLE, "CheckError", "A Check failed."},
+    {UVT_EXC_FSEVENT, UVT_EXC_HANDLE, "FSEventError", "An FSEvent failed."},
+    {UVT_EXC_FSPOLL, UVT_EXC_HANDLE, "FSPollError", "An FSPoll failed."},
+    {UVT_EXC_IDLE, UVT_EXC_HANDLE, "IdleError", "An Idle failed."},
+    {UVT_EXC_POLL, UVT_EXC_HANDLE, "PollError", "A Poll failed."},
+    {UVT_EXC_PREPARE, UVT_EXC_HANDLE, "PrepareError", "A Prepare failed."},
+    {UVT_EXC_PROCESS, UVT_EXC_HANDLE, "ProcessError", "A Process failed."},
+    {UVT_EXC_SIGNAL, UVT_EXC_HANDLE, "SignalError", "A Signal failed."},
+    {UVT_EXC_TIMER, UVT_EXC_HANDLE, "TimerError", "A Timer failed."},
+    {UVT_EXC_UDP, UVT_EXC_HANDLE, "UDPError", "A UDP handle failed."},
+    {UVT_EXC_STREAM, UVT_EXC_HANDLE, "StreamError", "A stream failed."},
+    {UVT_EXC_TCP, UVT_EXC_STREAM, "TCPError", "A TCP handle failed."},
+    {UVT_EXC_PIPE, UVT_EXC_STREAM, "PipeError", "A Pipe failed."},
+    {UVT_EXC_TTY, UVT_EXC_STREAM, "TTYError", "A TTY failed."},
+};
+
+/* NULL for a number that libuv has no name for. */
+static const char *
+error_name(int rc)
+{
+    switch (rc) {
+#define ERROR_NAME(name, _) case UV_##name: return #name;
+        UV_ERRNO_MAP(ERROR_NAME)
+#undef ERROR_NAME
+        default:
+            return NULL;
+    }
+}
+
+/* ---- methods and attributes of UVError ---- */
+
+/* 1: *rc is the libuv status in args[0]; 0: there is none; -1: error. */
+static int
+status_of(PyObject *exc, int *rc)
+{
+    int overflow, found = 0;
+    PyObject *args = PyObject_GetAttrString(exc, "args");
+    if (args == NULL) {
+        return -1;
+    }
+    if (PyTuple_Check(args) && PyTuple_GET_SIZE(args) >= 2
+        && PyLong_Check(PyTuple_GET_ITEM(args, 0))) {
+        long value = PyLong_AsLongAndOverflow(PyTuple_GET_ITEM(args, 0),
+                                              &overflow);
+        if (!overflow && value < 0 && value >= INT_MIN) {
+            *rc = (int)value;
+            found = 1;
+        }
+    }
+    Py_DECREF(args);
+    return found;
+}
+
+static PyObject *
+error_get_errno(PyObject *self, void *Py_UNUSED(closure))
+{
+    int rc, found = status_of(self, &rc);
+    if (found < 0) {
+        return NULL;
+    }
+    if (found == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(rc > FIRST_MADE_UP ? -rc : rc);
+}
+
+static PyObject *
+error_get_name(PyObject *self, void *Py_UNUSED(closure))
+{
+    const char *name;
+    int rc, found = status_of(self, &rc);
+    if (found < 0) {
+        return NULL;
+    }
+    name = found ? error_name(rc) : NULL;
+    if (name == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyUnicode_FromString(name);
+}
+
+static PyObject *
+error_str(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *call = NULL, *text = NULL, *result = NULL;
+    const char *name;
+    int rc, found = status_of(self, &rc);
+    if (found < 0) {
+        return NULL;
+    }
+    if (found == 0) {
+        return ((PyTypeObject *)PyExc_OSError)->tp_str(self);
+    }
+    call = PyObject_GetAttrString(self, "call");
+    text = PyObject_GetAttrString(self, "strerror");
+    if (call != NULL && text != NULL) {
+        name = error_name(rc);
+        result = PyUnicode_FromFormat(
+            "%V%s%S%s%s%s", call == Py_None ? NULL : call, "",
+            call == Py_None ? "" : ": ", text, name == NULL ? "" : " (",
+            name == NULL ? "" : name, name == NULL ? "" : ")");
+    }
+    Py_XDECREF(call);
+    Py_XDECREF(text);
+    return result;
+}
+
+static PyMethodDef error_str_def = {
+    "__str__", error_str, METH_NOARGS, "__str__($self, /)\n--\n\n",
+};
+
+static PyGetSetDef error_getset[] = {
+    {"errno", error_get_errno, NULL,
+     "The system's errno, or libuv's number where the system has none.", NULL},
+    {"name", error_get_name, NULL,
+     "The error's name, as 'ECONNREFUSED'; None for an unknown one.", NULL},
+};
+
+/* ---- for the other files ---- */
+
+PyObject *
+uvt_raise(UvtState *st, UvtExc kind, int rc, const char *call)
+{
+    char text[TEXT_SIZE];
+    PyObject *call_obj;
+    PyObject *exc = PyObject_CallFunction(
+        st->exc[kind], "is", rc, uv_strerror_r(rc, text, sizeof(text)));
+    if (exc == NULL) {
+        return NULL;
+    }
+    call_obj = PyUnicode_FromString(call);
+    if (call_obj != NULL && PyObject_SetAttrString(exc, "call", call_obj) == 0) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    }
+    Py_XDECREF(call_obj);
+    Py_DECREF(exc);
+    return NULL;
+}
+
+PyObject *
+uvt_oserror(int rc, const char *call)
+{
+    char text[TEXT_SIZE];
+    PyObject *exc;
+    PyObject *message = PyUnicode_FromFormat(
+        "%s: %s", call, uv_strerror_r(rc, text, sizeof(text)));
+    if (message == NULL) {
+        return NULL;
+    }
+    exc = PyObject_CallFunction(PyExc_OSError, "iO",
+                                rc > FIRST_MADE_UP ? -rc : rc, message);
+    Py_DECREF(message);
+    return exc;
+}
+
+PyObject *
+uvt_errorno(int rc)
+{
+    if (rc >= 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(rc);
+}
+
+PyObject *
+uvt_add_submodule(PyObject *module, const char *name, const char *doc)
+{
+    PyObject *full_name, *submodule = NULL;
+    const char *parent = PyModule_GetName(module);
+    if (parent == NULL) {
+        return NULL;
+    }
+    full_name = PyUnicode_FromFormat("%s.%s", parent, name);
+    if (full_name == NULL) {
+        return NULL;
+    }
+    submodule = PyModule_NewObject(full_name);
+    if (submodule == NULL
+        || PyModule_SetDocString(submodule, doc) < 0
+        || PyObject_SetItem(PyImport_GetModuleDict(), full_name, submodule) < 0
+        || PyModule_AddObjectRef(module, name, submodule) < 0) {
+        Py_CLEAR(submodule);
+    }
+    Py_DECREF(full_name);
+    return submodule;
+}
+
+/* ---- setup ---- */
+
+/* What only the root of the classes has; the others inherit it. */
+static int
+add_members(PyObject *root)
+{
+    PyTypeObject *type = (PyTypeObject *)root;
+    PyObject *descr = PyDescr_NewMethod(type, &error_str_def);
+    size_t i;
+    if (descr == NULL || PyObject_SetAttrString(root, "__str__", descr) < 0) {
+        Py_XDECREF(descr);
+        return -1;
+    }
+    Py_DECREF(descr);
+    for (i = 0; i < Py_ARRAY_LENGTH(error_getset); i++) {
+        descr = PyDescr_NewGetSet(type, &error_getset[i]);
+        if (descr == NULL
+            || PyObject_SetAttrString(root, error_getset[i].name, descr) < 0) {
+            Py_XDECREF(descr);
+            return -1;
+        }
+        Py_DECREF(descr);
+    }
+    return PyObject_SetAttrString(root, "call", Py_None);
+}
+
+static int
+add_class(PyObject *submodule, UvtState *st, size_t i)
+{
+    PyObject *base = classes[i].base == classes[i].kind
+        ? PyExc_OSError : st->exc[classes[i].base];
+    PyObject *exc;
+    char full_name[64];
+    PyOS_snprintf(full_name, sizeof(full_name), "%s.%s",
+                  PyModule_GetName(submodule), classes[i].name);
+    exc = PyErr_NewExceptionWithDoc(full_name, classes[i].doc, base, NULL);
+    if (exc == NULL) {
+        return -1;
+    }
+    Py_XSETREF(st->exc[classes[i].kind], exc);
+    if (base == PyExc_OSError && add_members(exc) < 0) {
+        return -1;
+    }
+    return PyModule_AddObjectRef(submodule, classes[i].name, exc);
+}
+
+int
+uvt_errors_setup(PyObject *module, UvtState *st)
+{
+    size_t i;
+    PyObject *submodule = uvt_add_submodule(
+        module, "error", "The exceptions of the raw libuv handles.");
+    if (submodule == NULL) {
+        return -1;
+    }
+    for (i = 0; i < UVT_EXC_COUNT; i++) {
+        if (add_class(submodule, st, i) < 0) {
+            Py_DECREF(submodule);
+            return -1;
+        }
+    }
+    Py_DECREF(submodule);
+    return 0;
+}

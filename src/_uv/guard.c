@@ -1,0 +1,151 @@
+/* Keeps libuv from abort().  It aborts when epoll refuses a descriptor in the
+ * poll: one that was closed, or closed and reused for a file, behind the back
+ * of the handle that watches it.  So each descriptor that is new to the next
+ * poll is looked at before, on the loop's thread, attached.
+ *
+ * libuv offers no list of them: the queue of watchers and the table by
+ * descriptor are read from its uv_loop_t, where the public header declares
+ * them.  Both kinds of queue node that libuv has had are two pointers, the
+ * first to the next node.
+ */
+#include "handle.h"
+#include "loop.h"
+#include "poll.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct Node {
+    struct Node *next, *prev;
+} Node;
+
+/* True when epoll will take the descriptor.  Sockets and FIFOs always do; for
+ * the rest epoll is asked, by an addition that is taken back. */
+static bool
+can_watch(int epoll_fd, int fd)
+{
+    struct epoll_event event = {0};
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        return false;
+    }
+    if (S_ISSOCK(st.st_mode) || S_ISFIFO(st.st_mode)) {
+        return true;
+    }
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0) {
+        (void)epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, &event);
+        return true;
+    }
+    return errno == EEXIST;
+}
+
+/* The box that the watcher is a part of; NULL for one of libuv's own.  Not by
+ * descriptor: of several handles for it, only one watches. */
+static UvtBox *
+find_box(UvtCore *core, const uv__io_t *watcher)
+{
+    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        const char *begin = (const char *)&box->uv;
+        const char *end = begin + uv_handle_size(box->uv.handle.type);
+        if ((const char *)watcher >= begin && (const char *)watcher < end) {
+            return box;
+        }
+    }
+    return NULL;
+}
+
+/* Closes a handle whose descriptor was closed by somebody else.  libuv closes
+ * the number once more: when it has been given out again, its new owner gets
+ * it back. */
+static void
+close_lost(UvtBox *box, int fd)
+{
+    int flags = fcntl(fd, F_GETFD);
+    int kept = flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (box->owner != NULL) {
+        uvt_handle_close(box->owner);
+    }
+    else {
+        uvt_box_close(box);
+    }
+    if (kept >= 0) {
+        (void)dup3(kept, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+        close(kept);
+    }
+}
+
+/* A Poll does not own its descriptor: it is stopped and told.  Any other
+ * handle has lost what it is for: it is closed, which ends its requests with
+ * UV_ECANCELED. */
+static bool
+evict(UvtCore *core, const uv__io_t *watcher)
+{
+    UvtBox *box = find_box(core, watcher);
+    if (box == NULL) {
+        return uvt_wakeup_lost(core->owner, watcher);
+    }
+    if (uv_is_closing(&box->uv.handle)) {
+        return false;
+    }
+    if (box->uv.handle.type == UV_POLL) {
+        uvt_poll_stop(&box->uv.poll);
+        if (box->owner != NULL) {
+            uvt_poll_lost(box->owner);
+        }
+    }
+    else {
+        close_lost(box, watcher->fd);
+    }
+    return true;
+}
+
+/* Evicting can run Python code that changes the queue, so the walk starts
+ * again after each; an eviction takes its watcher out, so it ends. */
+bool
+uvt_guard_watchers(UvtCore *core)
+{
+    Node *queue = (Node *)&core->uv.watcher_queue;
+    Node *node = queue->next;
+    while (node != queue) {
+        const uv__io_t *watcher = (const uv__io_t *)
+            ((const char *)node - offsetof(uv__io_t, watcher_queue));
+        if (!can_watch(core->uv.backend_fd, watcher->fd)
+            && evict(core, watcher)) {
+            node = queue->next;
+        }
+        else {
+            node = node->next;
+        }
+    }
+    return queue->next != queue;
+}
+
+void
+uvt_guard_fresh_fd(UvtCore *core, int fd)
+{
+    if (fd >= 0 && (unsigned)fd < core->uv.nwatchers
+        && core->uv.watchers[fd] != NULL) {
+        (void)evict(core, core->uv.watchers[fd]);
+    }
+}
+
+bool
+uvt_guard_next_fd(UvtHandle *handle)
+{
+    UvtCore *core = handle->loop->core;
+    uv_os_fd_t own;
+    int fd;
+    if (uv_fileno(&handle->box->uv.handle, &own) == 0) {
+        return true;
+    }
+    fd = fcntl(core->uv.backend_fd, F_DUPFD_CLOEXEC, 0);
+    if (fd >= 0) {
+        close(fd);
+        uvt_guard_fresh_fd(core, fd);
+    }
+    return uvt_handle_check(handle);
+}

@@ -1,0 +1,600 @@
+/* uv.Handle, the base of all handles: life cycle, close, ref, and what every
+ * libuv callback begins and ends with.  All functions run attached, on the
+ * loop's thread or while nobody runs the loop; only dealloc may come from any
+ * thread.  handle.h says who owns what.
+ *
+ * Edges that the collector sees: handle -> loop, callback, close_callback,
+ * consumer_owner, __dict__; loop -> every handle with `held` set (loop.c).
+ */
+#include "handle.h"
+#include "args.h"
+#include "errors.h"
+#include "loop.h"
+#include "request.h"
+#include "poll.h"
+
+/* ---- boxes ---- */
+
+static void
+box_link(UvtCore *core, UvtBox *box)
+{
+    box->prev = NULL;
+    box->next = core->boxes;
+    if (core->boxes != NULL) {
+        core->boxes->prev = box;
+    }
+    core->boxes = box;
+}
+
+static void
+box_unlink(UvtCore *core, UvtBox *box)
+{
+    if (box->prev != NULL) {
+        box->prev->next = box->next;
+    }
+    else {
+        core->boxes = box->next;
+    }
+    if (box->next != NULL) {
+        box->next->prev = box->prev;
+    }
+}
+
+static bool
+box_is_closing(const UvtBox *box)
+{
+    return uv_is_closing(&box->uv.handle);
+}
+
+void
+uvt_on_closed(uv_handle_t *uv)
+{
+    UvtCore *core = uv->loop->data;
+    UvtBox *box = uv->data;
+    UvtHandle *self = box->owner;
+    PyObject *callback;
+
+    if (core->owner != NULL) {
+        uvt_loop_attach(core->owner);
+    }
+    box_unlink(core, box);
+    PyMem_Free(box);
+    if (self == NULL) {
+        return;
+    }
+    /* A closing handle is held: that reference is ours now. */
+    self->held = false;
+    self->box = NULL;
+    self->reading = false;
+    Py_CLEAR(self->callback);
+    if (self->consumer != NULL) {
+        const UvtConsumer *consumer = self->consumer;
+        PyObject *owner = self->consumer_owner;
+        self->consumer = NULL;
+        self->consumer_owner = NULL;
+        if (consumer->closed != NULL) {
+            consumer->closed(owner);
+        }
+        Py_DECREF(owner);
+    }
+    callback = self->close_callback;
+    self->close_callback = NULL;
+    if (callback != NULL) {
+        PyObject *args[2] = {NULL, (PyObject *)self};
+        uvt_call(self, callback, args + 1, 1);
+        Py_DECREF(callback);
+    }
+    Py_CLEAR(self->loop);
+    Py_DECREF(self);
+}
+
+void
+uvt_handle_close(UvtHandle *self)
+{
+    if (self->box != NULL && !box_is_closing(self->box)) {
+        uvt_box_close(self->box);
+        uvt_handle_update(self);
+    }
+}
+
+void
+uvt_box_close(UvtBox *box)
+{
+    if (box_is_closing(box)) {
+        return;
+    }
+    if (box->uv.handle.type == UV_POLL) {
+        uvt_poll_close(&box->uv.poll, uvt_on_closed);
+    }
+    else {
+        uv_close(&box->uv.handle, uvt_on_closed);
+    }
+}
+
+/* ---- life cycle ---- */
+
+PyObject *
+uvt_handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+               PyObject *Py_UNUSED(kwds))
+{
+    UvtState *st = uvt_state_of_type(type);
+    UvtHandle *self;
+    if (st == NULL) {
+        return NULL;
+    }
+    self = (UvtHandle *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->st = st;
+    self->fd = -1;
+    return (PyObject *)self;
+}
+
+bool
+uvt_handle_init_begin(UvtHandle *self, PyObject *loop_arg, uv_handle_type kind,
+                      UvtExc exc, size_t size, UvtLoop **out)
+{
+    UvtLoop *loop = (UvtLoop *)loop_arg;
+    if (self->initialised) {
+        PyErr_Format(PyExc_RuntimeError, "%s is initialised already",
+                     Py_TYPE(self)->tp_name);
+        return false;
+    }
+    if (!uvt_loop_check_arg(self->st, loop_arg)) {
+        return false;
+    }
+    self->box = PyMem_Calloc(1, offsetof(UvtBox, uv) + size);
+    if (self->box == NULL) {
+        PyErr_NoMemory();
+        return false;
+    }
+    self->kind = (unsigned char)kind;
+    self->exc = (unsigned char)exc;
+    *out = loop;
+    return true;
+}
+
+int
+uvt_handle_init_done(UvtHandle *self, UvtLoop *loop, int rc, const char *call)
+{
+    UvtBox *box = self->box;
+    if (rc < 0) {
+        self->box = NULL;
+        PyMem_Free(box);
+        uvt_handle_raise(self, rc, call);
+        return -1;
+    }
+    box->owner = self;
+    box->uv.handle.data = box;
+    box_link(loop->core, box);
+    self->loop = (UvtLoop *)Py_NewRef(loop);
+    self->initialised = true;
+    return 0;
+}
+
+int
+uvt_handle_traverse(UvtHandle *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->dict);
+    Py_VISIT(self->callback);
+    Py_VISIT(self->close_callback);
+    Py_VISIT(self->consumer_owner);
+    return uvt_requests_traverse(self, visit, arg);
+}
+
+int
+uvt_handle_clear(UvtHandle *self)
+{
+    uvt_requests_clear(self);
+    self->consumer = NULL;
+    Py_CLEAR(self->consumer_owner);
+    Py_CLEAR(self->callback);
+    Py_CLEAR(self->close_callback);
+    Py_CLEAR(self->dict);
+    Py_CLEAR(self->loop);
+    return 0;
+}
+
+void
+uvt_handle_dealloc(UvtHandle *self)
+{
+    PyTypeObject *tp = Py_TYPE(self);
+    UvtBox *box = self->box;
+
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    if (box != NULL) {
+        /* The box frees itself in its close callback.  Another thread that
+         * runs the loop closes it there, before it polls again. */
+        UvtCore *core = box->uv.handle.loop->data;
+        box->owner = NULL;
+        self->box = NULL;
+        if (core->owner != NULL && core->owner->thread_id != 0
+            && core->owner->thread_id != PyThread_get_thread_ident()) {
+            core->orphans = true;
+        }
+        else {
+            uvt_box_close(box);
+        }
+    }
+    uvt_requests_detach(self);
+    (void)uvt_handle_clear(self);
+    tp->tp_free(self);
+    Py_DECREF(tp);
+}
+
+/* ---- guards ---- */
+
+bool
+uvt_handle_check(UvtHandle *self)
+{
+    if (!self->initialised) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s is not initialised: its __init__ was not called",
+                     Py_TYPE(self)->tp_name);
+        return false;
+    }
+    if (self->box == NULL || self->loop == NULL || box_is_closing(self->box)) {
+        PyErr_Format(self->st->exc[UVT_EXC_CLOSED], "%s is closed",
+                     Py_TYPE(self)->tp_name);
+        return false;
+    }
+    return uvt_loop_check(self->loop);
+}
+
+bool
+uvt_handle_check_free(UvtHandle *self, const char *call)
+{
+    if (!uvt_handle_check(self)) {
+        return false;
+    }
+    if (self->consumer != NULL) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s(): the handle belongs to a transport or another C "
+                     "consumer", call);
+        return false;
+    }
+    return true;
+}
+
+PyObject *
+uvt_handle_raise(UvtHandle *self, int rc, const char *call)
+{
+    return uvt_raise(self->st, self->exc, rc, call);
+}
+
+/* ---- references of the loop ---- */
+
+/* An Async is active as long as it is open, which keeps nobody waiting; a UDP
+ * handle is for libuv active until after the last callback of its sends. */
+static bool
+is_busy(const UvtHandle *self)
+{
+    switch (self->kind) {
+    case UV_ASYNC:
+        return false;
+    case UV_UDP:
+        return self->reading;
+    default:
+        return uv_is_active(&self->box->uv.handle) != 0;
+    }
+}
+
+void
+uvt_handle_update(UvtHandle *self)
+{
+    bool want = self->box != NULL
+        && (self->consumer != NULL || self->pending > 0
+            || box_is_closing(self->box) || is_busy(self));
+    if (want == self->held) {
+        return;
+    }
+    self->held = want;
+    if (want) {
+        Py_INCREF(self);    /* the loop's reference */
+    }
+    else {
+        Py_DECREF(self);
+    }
+}
+
+/* ---- libuv callbacks ---- */
+
+UvtHandle *
+uvt_enter(const void *uv_handle)
+{
+    const uv_handle_t *uv = uv_handle;
+    UvtBox *box = uv->data;
+    UvtLoop *loop = uvt_loop_of(uv->loop);
+    if (loop == NULL) {
+        return NULL;
+    }
+    uvt_loop_attach(loop);
+    return (UvtHandle *)Py_XNewRef(box->owner);
+}
+
+void
+uvt_leave(UvtHandle *self)
+{
+    uvt_handle_update(self);
+    Py_DECREF(self);
+}
+
+void
+uvt_call(UvtHandle *self, PyObject *callback, PyObject **args, size_t nargs)
+{
+    UvtLoop *loop = self->loop;
+    PyObject *result = NULL;
+
+    if (callback == NULL || loop == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < nargs; i++) {
+        if (args[i] == NULL) {
+            uvt_loop_report(loop, (PyObject *)self);
+            return;
+        }
+    }
+    Py_INCREF(loop);        /* the callback may close and drop everything */
+    Py_INCREF(callback);
+    result = PyObject_Vectorcall(callback, args,
+                                 nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    Py_DECREF(callback);
+    if (result == NULL) {
+        uvt_loop_report(loop, (PyObject *)self);
+    }
+    else {
+        Py_DECREF(result);
+    }
+    Py_DECREF(loop);
+}
+
+/* ---- methods and attributes of the base ---- */
+
+PyDoc_STRVAR(close_doc,
+"close($self, callback=None, /)\n--\n\n"
+"Close the handle; callback(handle) comes from a later turn of the loop, after\n"
+"the callbacks of requests that were pending (with UV_ECANCELED).  `closed` is\n"
+"true at once.\n\n"
+"Raises TypeError (callback is not callable), HandleClosedError.");
+
+static PyObject *
+handle_close(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *callback = NULL;
+    if (!uvt_args_count("Handle.close", nargs, 0, 1)
+        || !uvt_arg_callback("Handle.close", nargs > 0 ? args[0] : NULL,
+                             &callback)
+        || !uvt_handle_check(self)) {
+        return NULL;
+    }
+    Py_XSETREF(self->close_callback, Py_XNewRef(callback));
+    uvt_handle_close(self);
+    Py_RETURN_NONE;
+}
+
+PyObject *
+uvt_handle_fileno(UvtHandle *self, PyObject *Py_UNUSED(ignored))
+{
+    uv_os_fd_t fd;
+    int rc;
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    rc = uv_fileno(&self->box->uv.handle, &fd);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_fileno");
+    }
+    return PyLong_FromLong((long)fd);
+}
+
+static int
+buffer_size(UvtHandle *self, void *which, int *value)
+{
+    uv_handle_t *uv = &self->box->uv.handle;
+    return which == UVT_SEND_BUFFER ? uv_send_buffer_size(uv, value)
+                                    : uv_recv_buffer_size(uv, value);
+}
+
+static const char *
+buffer_size_call(void *which)
+{
+    return which == UVT_SEND_BUFFER ? "uv_send_buffer_size"
+                                    : "uv_recv_buffer_size";
+}
+
+PyObject *
+uvt_handle_get_buffer_size(UvtHandle *self, void *which)
+{
+    int value = 0, rc;
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    rc = buffer_size(self, which, &value);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, buffer_size_call(which));
+    }
+    return PyLong_FromLong(value);
+}
+
+int
+uvt_handle_set_buffer_size(UvtHandle *self, PyObject *value, void *which)
+{
+    int size, rc;
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError, "a buffer size cannot be deleted");
+        return -1;
+    }
+    if (!uvt_arg_int("buffer size", "size", value, 1, INT_MAX, &size)
+        || !uvt_handle_check(self)) {
+        return -1;
+    }
+    rc = buffer_size(self, which, &size);
+    if (rc < 0) {
+        uvt_handle_raise(self, rc, buffer_size_call(which));
+        return -1;
+    }
+    return 0;
+}
+
+/* The properties answer on closed handles as well, but not before __init__. */
+static bool
+handle_check_initialised(UvtHandle *self)
+{
+    if (!self->initialised) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s is not initialised: its __init__ was not called",
+                     Py_TYPE(self)->tp_name);
+        return false;
+    }
+    return true;
+}
+
+static PyObject *
+handle_get_active(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!handle_check_initialised(self)) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->box != NULL && !box_is_closing(self->box)
+                           && uv_is_active(&self->box->uv.handle));
+}
+
+static PyObject *
+handle_get_closed(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!handle_check_initialised(self)) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->box == NULL || box_is_closing(self->box));
+}
+
+static PyObject *
+handle_get_loop(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!handle_check_initialised(self)) {
+        return NULL;
+    }
+    return Py_NewRef(self->loop != NULL ? (PyObject *)self->loop : Py_None);
+}
+
+static PyObject *
+handle_get_ref(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!handle_check_initialised(self)) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->box != NULL
+                           && uv_has_ref(&self->box->uv.handle));
+}
+
+static int
+handle_set_ref(UvtHandle *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int on;
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "Handle.ref cannot be deleted");
+        return -1;
+    }
+    if (!uvt_arg_bool(value, &on) || !uvt_handle_check(self)) {
+        return -1;
+    }
+    if (on) {
+        uv_ref(&self->box->uv.handle);
+    }
+    else {
+        uv_unref(&self->box->uv.handle);
+    }
+    return 0;
+}
+
+static PyObject *
+handle_get_type(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!handle_check_initialised(self)) {
+        return NULL;
+    }
+    return PyLong_FromLong(self->kind);
+}
+
+static PyObject *
+handle_repr(UvtHandle *self)
+{
+    const char *state = "active";
+    if (!self->initialised) {
+        state = "uninitialised";
+    }
+    else if (self->box == NULL) {
+        state = "closed";
+    }
+    else if (box_is_closing(self->box)) {
+        state = "closing";
+    }
+    else if (!uv_is_active(&self->box->uv.handle)) {
+        state = "idle";
+    }
+    return PyUnicode_FromFormat("<%s %s at %p>", Py_TYPE(self)->tp_name, state,
+                                self);
+}
+
+static PyMethodDef handle_methods[] = {
+    {"close", (PyCFunction)(void (*)(void))handle_close, METH_FASTCALL,
+     close_doc},
+    {NULL},
+};
+
+static PyGetSetDef handle_getset[] = {
+    {"active", (getter)handle_get_active, NULL,
+     "True while the handle does something: ticks, reads, listens, ...", NULL},
+    {"closed", (getter)handle_get_closed, NULL,
+     "True from the call of close() on.", NULL},
+    {"loop", (getter)handle_get_loop, NULL,
+     "The Loop; None once the handle is closed.", NULL},
+    {"ref", (getter)handle_get_ref, (setter)handle_set_ref,
+     "False: the handle does not keep Loop.run() going.", NULL},
+    {"type", (getter)handle_get_type, NULL,
+     "The kind of handle, UV_TCP, UV_TIMER, ... (int).", NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL},
+};
+
+static PyMemberDef handle_members[] = {
+    {"__dictoffset__", T_PYSSIZET, offsetof(UvtHandle, dict), READONLY},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(UvtHandle, weakrefs), READONLY},
+    {NULL},
+};
+
+PyDoc_STRVAR(handle_doc,
+"The base of all handles; cannot be made by itself.\n\n"
+"A handle lives in one loop and on the thread that runs it.  While it is\n"
+"active or has a request pending, its loop keeps it alive.");
+
+static PyType_Slot handle_slots[] = {
+    {Py_tp_doc, (void *)handle_doc},
+    {Py_tp_repr, handle_repr},
+    {Py_tp_methods, handle_methods},
+    {Py_tp_getset, handle_getset},
+    {Py_tp_members, handle_members},
+    {Py_tp_traverse, uvt_handle_traverse},
+    {Py_tp_clear, uvt_handle_clear},
+    {Py_tp_dealloc, uvt_handle_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec handle_spec = {
+    .name = "uvtulip._uv.Handle",
+    .basicsize = sizeof(UvtHandle),
+    .flags = UVT_HANDLE_FLAGS | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = handle_slots,
+};
+
+int
+uvt_handle_setup(PyObject *module, UvtState *st)
+{
+    return uvt_add_type(module, &st->handle_type, &handle_spec, NULL);
+}

@@ -1,0 +1,110 @@
+/* The Loop object. */
+#ifndef UVT_LOOP_H
+#define UVT_LOOP_H
+
+#include "uvmodule.h"
+#include "uv_capi.h"
+
+#define UVT_SLAB_SIZE (256 * 1024)
+
+struct UvtBox;
+struct UvtWakeup;
+
+/* What libuv holds pointers to; it outlives the object if it must. */
+typedef struct UvtCore {
+    uv_loop_t uv;                   /* its data is this struct */
+    uv_prepare_t before_poll;       /* last to run before the poll */
+    struct UvtBox *boxes;           /* list of all handles' boxes */
+    struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
+    bool orphans;       /* a box lost its object where it could not be closed */
+} UvtCore;
+
+typedef struct UvtLoop {
+    PyObject_HEAD
+    UvtState *st;                   /* borrowed, through the type */
+    UvtCore *core;                  /* NULL before init and once closed */
+    PyThreadState *detached;        /* set while the poll runs without us */
+    unsigned long thread_id;        /* of the running thread; 0: not running */
+    uv_run_mode mode;               /* of the turn that runs */
+    char *slab;                     /* where streams and sockets read to */
+    bool slab_lent;
+    bool initialised;
+    bool is_default;
+    struct UvtWakeup *wakeup;       /* how signals reach a blocked poll */
+    PyObject *raised;               /* KeyboardInterrupt, ...: run raises it */
+    const UvtLoopHooks *hooks;      /* of a C consumer, or NULL */
+    PyObject *hooks_owner;          /* strong, with hooks */
+    PyObject *dict;
+    PyObject *weakrefs;
+} UvtLoop;
+
+/* The object behind a uv_loop_t; NULL while it is being torn down. */
+UVT_BORROWED static inline UvtLoop *
+uvt_loop_of(const uv_loop_t *uv)
+{
+    return ((UvtCore *)uv->data)->owner;
+}
+
+/* True when the loop is initialised, open and not run by another thread. */
+UVT_CHECKED bool uvt_loop_check(UvtLoop *self);
+
+/* loop is an open Loop of this module; TypeError or RuntimeError. */
+UVT_CHECKED bool uvt_loop_check_arg(UvtState *st, PyObject *loop);
+
+/* Takes the thread state back if the poll gave it up. */
+void uvt_loop_attach(UvtLoop *self);
+
+/* Keeps the raised exception for run() to raise, and stops the loop. */
+void uvt_loop_raise_later(UvtLoop *self);
+
+/* Reports the raised exception: to the consumer's hook, to excepthook, or, when
+ * it is no Exception, by stopping the loop and raising it from run().
+ * `what` is the object whose callback raised, or NULL. */
+void uvt_loop_report(UvtLoop *self, PyObject *what);
+
+/* The outer part of a run, and one pass of libuv inside it.  begin and turn
+ * return 0, or -1 with an exception; end may be called with one set.
+ * turn returns 1 while there is something to wait for. */
+UVT_CHECKED int uvt_loop_run_begin(UvtLoop *self);
+UVT_CHECKED int uvt_loop_turn(UvtLoop *self, uv_run_mode mode);
+void uvt_loop_run_end(UvtLoop *self);
+/* Closes every handle, runs their close callbacks, then closes the loop. */
+UVT_CHECKED int uvt_loop_close(UvtLoop *self);
+
+/* Frees all that belongs to libuv without calling Python; harmless when that is
+ * gone already. */
+void uvt_loop_free_core(UvtLoop *self);
+
+/* Starts the handle that calls on_before_poll, on a fresh loop. */
+void uvt_loop_watch_polls(UvtCore *core);
+
+/* The methods of run.c and loop_close.c, for the table in loop.c. */
+PyObject *uvt_loop_close_method(UvtLoop *self, PyObject *unused);
+PyObject *uvt_loop_run(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *uvt_loop_stop(UvtLoop *self, PyObject *unused);
+PyObject *uvt_loop_excepthook(UvtLoop *self, PyObject *const *args,
+                              Py_ssize_t nargs);
+
+/* Lends the slab to one read at a time; an empty buffer (libuv then reports
+ * ENOBUFS) when there is no memory or when it is lent already. */
+void uvt_slab_take(UvtLoop *self, uv_buf_t *buf);
+void uvt_slab_give(UvtLoop *self);
+
+/* guard.c: libuv aborts when a descriptor that it watches was closed behind its
+ * back.  The first looks at all that is about to be watched, the second at one
+ * descriptor that a handle has just got from the kernel: whoever watches that
+ * number still is told UV_EBADF and stopped.  The first returns whether the next
+ * poll has new descriptors to watch. */
+bool uvt_guard_watchers(UvtCore *core);
+void uvt_guard_fresh_fd(UvtCore *core, int fd);
+
+/* wakeup.c: Python's signals reach a blocked poll.  start is called by a run
+ * on the main thread, stop when that run ends; 0, or -1 with an exception. */
+UVT_CHECKED int uvt_wakeup_start(UvtLoop *self);
+void uvt_wakeup_stop(UvtLoop *self);
+void uvt_wakeup_free(UvtLoop *self);
+/* When the watcher is the wake-up's: somebody closed its descriptor.  Gives it
+ * up, the next run makes another, and returns true. */
+bool uvt_wakeup_lost(UvtLoop *self, const uv__io_t *watcher);
+
+#endif

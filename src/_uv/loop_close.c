@@ -1,0 +1,140 @@
+/* Closing a loop: by Loop.close(), by a C consumer together with all handles,
+ * and at the end of the object.  All functions run attached, while nobody runs
+ * the loop.
+ */
+#include "errors.h"
+#include "handle.h"
+#include "loop.h"
+
+/* Closes what libuv still has without calling Python, then frees the core.  A
+ * request that a pool thread works on keeps the core for ever: the thread
+ * would write into freed memory. */
+static void
+core_free(UvtCore *core)
+{
+    int rc;
+    core->owner = NULL;
+    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        if (box->owner != NULL) {
+            box->owner->box = NULL;
+            box->owner = NULL;
+        }
+        uvt_box_close(box);
+    }
+    if (!uv_is_closing((uv_handle_t *)&core->before_poll)) {
+        uv_close((uv_handle_t *)&core->before_poll, NULL);
+    }
+    for (int turns = 0; turns < 4; turns++) {
+        if (uv_run(&core->uv, UV_RUN_NOWAIT) == 0) {
+            break;
+        }
+    }
+    rc = uv_loop_close(&core->uv);
+    if (rc == 0) {
+        PyMem_Free(core);
+    }
+}
+
+void
+uvt_loop_free_core(UvtLoop *self)
+{
+    UvtCore *core = self->core;
+    if (core == NULL) {
+        return;
+    }
+    uvt_wakeup_free(self);
+    self->core = NULL;
+    core_free(core);
+    PyMem_RawFree(self->slab);
+    self->slab = NULL;
+}
+
+/* Turns without waiting until no box is left; 0, or -1 with an exception. */
+static int
+run_close_callbacks(UvtLoop *self)
+{
+    int rc = 0;
+    for (int turns = 0; self->core->boxes != NULL && rc == 0; turns++) {
+        if (turns == 100) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "Loop.close(): handles are still open after 100 "
+                            "turns; something opens new ones");
+            return -1;
+        }
+        rc = uvt_loop_turn(self, UV_RUN_NOWAIT) < 0 ? -1 : 0;
+    }
+    return rc;
+}
+
+static int
+check_close(UvtLoop *self)
+{
+    if (!uvt_loop_check(self)) {
+        return -1;
+    }
+    if (self->thread_id != 0) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Loop.close(): the loop is running");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+finish_close(UvtLoop *self)
+{
+    int rc;
+    self->thread_id = PyThread_get_thread_ident();
+    rc = run_close_callbacks(self);
+    self->thread_id = 0;
+    if (rc == 0) {
+        uvt_loop_free_core(self);
+        self->hooks = NULL;
+        Py_CLEAR(self->hooks_owner);
+    }
+    return rc;
+}
+
+int
+uvt_loop_close(UvtLoop *self)
+{
+    UvtBox *box;
+    if (self->core == NULL && self->initialised) {
+        return 0;
+    }
+    if (check_close(self) < 0) {
+        return -1;
+    }
+    for (box = self->core->boxes; box != NULL; box = box->next) {
+        if (box->owner != NULL) {
+            uvt_handle_close(box->owner);
+        }
+        else {
+            uvt_box_close(box);
+        }
+    }
+    return finish_close(self);
+}
+
+PyObject *
+uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->core == NULL && self->initialised) {
+        Py_RETURN_NONE;
+    }
+    if (check_close(self) < 0) {
+        return NULL;
+    }
+    for (UvtBox *box = self->core->boxes; box != NULL; box = box->next) {
+        if (box->owner == NULL) {
+            uvt_box_close(box);
+        }
+        else if (!uv_is_closing(&box->uv.handle)) {
+            return uvt_raise(self->st, UVT_EXC_UV, UV_EBUSY, "uv_loop_close");
+        }
+    }
+    if (finish_close(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

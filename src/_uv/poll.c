@@ -1,0 +1,401 @@
+/* uv.Poll: level-triggered readiness of a descriptor that somebody else owns.
+ * All functions run on the loop's thread, attached.  A started one is held by
+ * its loop; the handle owns the callback, never the descriptor.
+ *
+ * The owner may close the descriptor at any time, though he should not.  Then
+ * libuv must be kept from two things.  Its poll aborts when epoll refuses a
+ * descriptor: starting tries epoll first, and guard.c looks again right before
+ * the poll.  And its poll spins when epoll reports a descriptor that nobody
+ * watches and that cannot be taken out: this happens when the number is closed
+ * or reused while the open file behind it lives on in a duplicate or a child
+ * process.  So a registration that cannot be taken out has epoll replaced.
+ * Reading libuv's table of watchers, which its header declares, is needed for
+ * both.
+ */
+#include "poll.h"
+#include "args.h"
+#include "errors.h"
+#include "handle.h"
+#include "loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ALL_EVENTS (UV_READABLE | UV_WRITABLE | UV_DISCONNECT | UV_PRIORITIZED)
+
+/* Every so many events the descriptor is checked to be open: a closed one
+ * whose file lives on would be reported for ever. */
+#define CHECK_EVERY 32
+
+/* ---- watching ---- */
+
+/* Puts a new epoll in the place of the loop's, under the same number, with
+ * every registration that can still be made.  Whoever watches Loop.fileno()
+ * has to add it again. */
+static void
+replace_epoll(uv_loop_t *loop)
+{
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0) {
+        return;
+    }
+    for (unsigned i = 0; i < loop->nwatchers; i++) {
+        const uv__io_t *watcher = loop->watchers[i];
+        if (watcher != NULL && watcher->events != 0) {
+            struct epoll_event event = {.events = watcher->events};
+            event.data.fd = (int)i;
+            (void)epoll_ctl(fd, EPOLL_CTL_ADD, (int)i, &event);
+        }
+    }
+    (void)dup3(fd, loop->backend_fd, O_CLOEXEC);
+    (void)close(fd);
+}
+
+/* The watcher that libuv has for the number, if any. */
+static const uv__io_t *
+watcher_of(const uv_loop_t *loop, int fd)
+{
+    return (unsigned)fd < loop->nwatchers ? loop->watchers[fd] : NULL;
+}
+
+/* Takes a registration out; false when it may have stayed. */
+static bool
+unregister(uv_loop_t *loop, int fd)
+{
+    struct epoll_event unused = {0};
+    return epoll_ctl(loop->backend_fd, EPOLL_CTL_DEL, fd, &unused) == 0;
+}
+
+/* Stops a Poll that libuv has registered, or has not yet. */
+static void
+unwatch(uv_poll_t *poll, bool registered)
+{
+    bool stale = registered && !unregister(poll->loop, poll->io_watcher.fd);
+    (void)uv_poll_stop(poll);
+    if (stale) {
+        replace_epoll(poll->loop);
+    }
+}
+
+/* uv_poll_stop takes out whatever epoll has under the number: that of another
+ * handle when this one is not started. */
+void
+uvt_poll_stop(uv_poll_t *poll)
+{
+    if (uv_is_active((uv_handle_t *)poll)) {
+        unwatch(poll, poll->io_watcher.events != 0);
+    }
+}
+
+static void on_poll(uv_poll_t *uv, int status, int events);
+
+/* A libuv status; below 0 the Poll is stopped. */
+static int
+watch(uv_poll_t *poll, int events)
+{
+    uv_loop_t *loop = poll->loop;
+    int fd = poll->io_watcher.fd, rc;
+    const uv__io_t *watcher = watcher_of(loop, fd);
+    struct epoll_event trial = {0};
+    bool stale;
+
+    if (watcher != NULL && watcher != &poll->io_watcher) {
+        return UV_EEXIST;
+    }
+    stale = poll->io_watcher.events != 0 && !unregister(loop, fd);
+    if (epoll_ctl(loop->backend_fd, EPOLL_CTL_ADD, fd, &trial) < 0
+        && errno != EEXIST) {
+        rc = uv_translate_sys_error(errno);
+        (void)uv_poll_stop(poll);
+    }
+    else {
+        rc = uv_poll_start(poll, events, on_poll);  /* takes the trial out */
+    }
+    if (stale) {
+        replace_epoll(loop);
+    }
+    return rc;
+}
+
+int
+uvt_poll_start(UvtHandle *self, int events)
+{
+    UvtPoll *poll;
+    int rc = 0;
+    if (self->box == NULL || uv_is_closing(&self->box->uv.handle)
+        || (events & ~ALL_EVENTS) != 0) {
+        return UV_EINVAL;
+    }
+    poll = (UvtPoll *)&self->box->uv.poll;
+    if (events == 0) {
+        uvt_poll_stop(&poll->uv);
+    }
+    else {
+        rc = watch(&poll->uv, events);
+    }
+    poll->events = (unsigned char)(rc < 0 ? 0 : events);
+    uvt_handle_update(self);
+    return rc;
+}
+
+/* ---- life cycle ---- */
+
+/* First half of uv_poll_init: libuv makes the descriptor non-blocking, so what
+ * it was is written down. */
+static int
+remember(UvtPoll *poll, int fd)
+{
+    struct stat st;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fstat(fd, &st) < 0) {
+        return uv_translate_sys_error(errno);
+    }
+    poll->blocking = (flags & O_NONBLOCK) == 0;
+    poll->device = st.st_dev;
+    poll->inode = st.st_ino;
+    return 0;
+}
+
+/* A number that was closed and reused belongs to another file, which stays as
+ * it is; so does a file that another handle of the loop watches. */
+static void
+restore(const UvtPoll *poll, int fd)
+{
+    struct stat st;
+    int flags;
+    if (!poll->blocking || watcher_of(poll->uv.loop, fd) != NULL
+        || fstat(fd, &st) < 0 || st.st_dev != poll->device
+        || st.st_ino != poll->inode) {
+        return;
+    }
+    flags = fcntl(fd, F_GETFL);
+    if (flags >= 0) {
+        (void)fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    }
+}
+
+void
+uvt_poll_close(uv_poll_t *uv, uv_close_cb on_closed)
+{
+    UvtPoll *poll = (UvtPoll *)uv;
+    uv_loop_t *loop = uv->loop;
+    int fd = uv->io_watcher.fd;
+    const uv__io_t *other;
+
+    uvt_poll_stop(uv);
+    uv_close((uv_handle_t *)uv, on_closed);
+    other = watcher_of(loop, fd);
+    if (other != NULL && other->events != 0) {
+        struct epoll_event event = {.events = other->events};
+        event.data.fd = fd;
+        (void)epoll_ctl(loop->backend_fd, EPOLL_CTL_ADD, fd, &event);
+    }
+    restore(poll, fd);
+}
+
+static int
+open_poll(UvtHandle *self, PyObject *loop_arg, int fd)
+{
+    UvtLoop *loop;
+    UvtPoll *poll;
+    int rc;
+    if (!uvt_handle_init_begin(self, loop_arg, UV_POLL, UVT_EXC_POLL,
+                               sizeof(UvtPoll), &loop)) {
+        return -1;
+    }
+    poll = (UvtPoll *)&self->box->uv.poll;
+    rc = remember(poll, fd);
+    if (rc == 0) {
+        rc = uv_poll_init(&loop->core->uv, &poll->uv, fd);
+    }
+    if (uvt_handle_init_done(self, loop, rc, "uv_poll_init") < 0) {
+        return -1;
+    }
+    self->fd = fd;
+    return 0;
+}
+
+static int
+poll_init(UvtHandle *self, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"loop", "fd", NULL};
+    PyObject *loop_arg, *fd_arg;
+    int fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "OO:Poll", names, &loop_arg,
+                                     &fd_arg)
+        || !uvt_arg_fd("Poll", fd_arg, &fd)) {
+        return -1;
+    }
+    return open_poll(self, loop_arg, fd);
+}
+
+PyObject *
+uvt_poll_create(PyObject *loop, int fd)
+{
+    PyTypeObject *type = ((UvtLoop *)loop)->st->poll_type;
+    PyObject *self = uvt_handle_new(type, NULL, NULL);
+    if (self != NULL && open_poll((UvtHandle *)self, loop, fd) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+/* ---- libuv callbacks ---- */
+
+static void
+deliver(UvtHandle *self, int status, int events)
+{
+    PyObject *events_obj, *errorno;
+    if (self->consumer != NULL) {
+        if (self->consumer->ready != NULL) {
+            self->consumer->ready(self->consumer_owner, status, events);
+        }
+        return;
+    }
+    events_obj = status < 0 ? Py_NewRef(Py_None) : PyLong_FromLong(events);
+    errorno = uvt_errorno(status);
+    PyObject *args[4] = {NULL, (PyObject *)self, events_obj, errorno};
+    uvt_call(self, self->callback, args + 1, 3);
+    Py_XDECREF(events_obj);
+    Py_XDECREF(errorno);
+}
+
+/* libuv has stopped the watcher already when it reports an error, but has not
+ * taken it out of epoll. */
+static void
+on_poll(uv_poll_t *uv, int status, int events)
+{
+    UvtPoll *poll = (UvtPoll *)uv;
+    bool registered = status < 0 || uv->io_watcher.events != 0;
+    UvtHandle *self = uvt_enter(uv);
+    if (self == NULL) {
+        return;
+    }
+    if (status >= 0 && ++poll->reports % CHECK_EVERY == 0
+        && fcntl(uv->io_watcher.fd, F_GETFD) < 0) {
+        status = UV_EBADF;
+    }
+    if (status < 0) {
+        unwatch(uv, registered);
+        poll->events = 0;
+    }
+    deliver(self, status, events);
+    uvt_leave(self);
+}
+
+void
+uvt_poll_lost(UvtHandle *self)
+{
+    ((UvtPoll *)&self->box->uv.poll)->events = 0;
+    Py_INCREF(self);        /* the callback may drop the last reference */
+    deliver(self, UV_EBADF, 0);
+    uvt_leave(self);
+}
+
+/* ---- methods ---- */
+
+PyDoc_STRVAR(start_doc,
+"start($self, events, callback, /)\n--\n\n"
+"Call callback(handle, events, errorno) as long as the descriptor is ready for\n"
+"one of `events`, an OR of UV_READABLE, UV_WRITABLE, UV_DISCONNECT and\n"
+"UV_PRIORITIZED.  With an error the handle is stopped and `events` is None.  A\n"
+"started one changes over; no events stop it.\n\n"
+"Raises TypeError, ValueError, HandleClosedError, PollError (EBADF: the\n"
+"descriptor is closed; EEXIST: another handle of the loop watches it).");
+
+static PyObject *
+poll_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int events, rc;
+    if (!uvt_args_count("Poll.start", nargs, 2, 2)
+        || !uvt_arg_int("Poll.start", "events", args[0], 0, ALL_EVENTS, &events)
+        || !uvt_arg_callable("Poll.start", args[1])
+        || !uvt_handle_check_free(self, "Poll.start")) {
+        return NULL;
+    }
+    rc = uvt_poll_start(self, events);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_poll_start");
+    }
+    Py_XSETREF(self->callback, Py_NewRef(args[1]));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(stop_doc,
+"stop($self, /)\n--\n\n"
+"Watch no more; harmless when not started, or when the descriptor is closed.");
+
+static PyObject *
+poll_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!uvt_handle_check_free(self, "Poll.stop")) {
+        return NULL;
+    }
+    (void)uvt_poll_start(self, 0);
+    Py_CLEAR(self->callback);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fileno_doc,
+"fileno($self, /)\n--\n\n"
+"The descriptor.  Raises HandleClosedError.");
+
+/* ---- attributes ---- */
+
+static PyObject *
+poll_get_events(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (self->initialised
+        && (self->box == NULL || !uv_is_active(&self->box->uv.handle))) {
+        return PyLong_FromLong(0);
+    }
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    return PyLong_FromLong(((UvtPoll *)&self->box->uv.poll)->events);
+}
+
+static PyMethodDef poll_methods[] = {
+    {"start", (PyCFunction)(void (*)(void))poll_start, METH_FASTCALL, start_doc},
+    {"stop", (PyCFunction)poll_stop, METH_NOARGS, stop_doc},
+    {"fileno", (PyCFunction)uvt_handle_fileno, METH_NOARGS, fileno_doc},
+    {NULL},
+};
+
+static PyGetSetDef poll_getset[] = {
+    {"events", (getter)poll_get_events, NULL,
+     "The events watched for (int); 0 when not started.", NULL},
+    {NULL},
+};
+
+PyDoc_STRVAR(poll_doc,
+"Poll(loop, fd)\n--\n\n"
+"Watches a descriptor (an int, or an object with fileno()) for readiness.\n\n"
+"The descriptor is made non-blocking until the handle is closed.  It stays the\n"
+"caller's, who stops or closes the handle before he closes it.  Readiness can\n"
+"be a false alarm: reads and writes may still fail with EAGAIN.");
+
+static PyType_Slot poll_slots[] = {
+    {Py_tp_doc, (void *)poll_doc},
+    {Py_tp_init, poll_init},
+    {Py_tp_methods, poll_methods},
+    {Py_tp_getset, poll_getset},
+    UVT_HANDLE_SLOTS,
+    {0, NULL},
+};
+
+static PyType_Spec poll_spec = {
+    .name = "uvtulip._uv.Poll",
+    .basicsize = sizeof(UvtHandle),
+    .flags = UVT_HANDLE_FLAGS,
+    .slots = poll_slots,
+};
+
+int
+uvt_poll_setup(PyObject *module, UvtState *st)
+{
+    return uvt_add_type(module, &st->poll_type, &poll_spec, st->handle_type);
+}

@@ -1,0 +1,276 @@
+/* Loop.run() and what happens around a poll: the thread state is given up when
+ * the poll may block and taken back by the first callback; exceptions of
+ * callbacks end up here.  on_before_poll and the functions of a run are on the
+ * loop's thread; `detached` is only ever touched there.
+ */
+#include "args.h"
+#include "errors.h"
+#include "handle.h"
+#include "loop.h"
+
+/* ---- the thread state ---- */
+
+void
+uvt_loop_attach(UvtLoop *self)
+{
+    PyThreadState *detached = self->detached;
+    if (detached != NULL) {
+        self->detached = NULL;
+        PyEval_RestoreThread(detached);
+    }
+}
+
+/* Boxes whose objects were dropped by another thread. */
+static void
+close_orphans(UvtCore *core)
+{
+    core->orphans = false;
+    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        if (box->owner == NULL) {
+            uvt_box_close(box);
+        }
+    }
+}
+
+/* Prepare handles run in the reverse order of their start, and this one was
+ * started first: after it comes the poll.  A thread that is detached still
+ * comes from a poll that had no callbacks; nothing has changed since. */
+static void
+on_before_poll(uv_prepare_t *uv)
+{
+    UvtCore *core = uv->loop->data;
+    UvtLoop *self = core->owner;
+    bool fresh;
+    if (self == NULL || self->detached != NULL) {
+        return;
+    }
+    if (core->orphans) {
+        close_orphans(core);
+    }
+    fresh = uvt_guard_watchers(core);
+    if (self->mode == UV_RUN_NOWAIT) {
+        return;
+    }
+    if (self->hooks != NULL && self->hooks->busy(self->hooks_owner)) {
+        uv_stop(&core->uv);
+        return;
+    }
+    /* With new watchers uv_backend_timeout() says 0, yet the poll may wait. */
+    if (fresh || uv_backend_timeout(&core->uv) != 0) {
+        self->detached = PyEval_SaveThread();
+    }
+}
+
+void
+uvt_loop_watch_polls(UvtCore *core)
+{
+    (void)uv_prepare_init(&core->uv, &core->before_poll);
+    (void)uv_prepare_start(&core->before_poll, on_before_poll);
+    uv_unref((uv_handle_t *)&core->before_poll);
+}
+
+/* ---- a run ---- */
+
+int
+uvt_loop_run_begin(UvtLoop *self)
+{
+    if (!uvt_loop_check(self)) {
+        return -1;
+    }
+    if (self->thread_id != 0) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Loop.run(): the loop is running already");
+        return -1;
+    }
+    self->thread_id = PyThread_get_thread_ident();
+    if (uvt_wakeup_start(self) < 0) {
+        self->thread_id = 0;
+        return -1;
+    }
+    return 0;
+}
+
+int
+uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
+{
+    int alive;
+    self->mode = mode;
+    alive = uv_run(&self->core->uv, mode);
+    uvt_loop_attach(self);
+    if (self->raised != NULL) {
+        PyObject *raised = self->raised;
+        self->raised = NULL;
+        PyErr_SetRaisedException(raised);
+        return -1;
+    }
+    return alive != 0;
+}
+
+void
+uvt_loop_run_end(UvtLoop *self)
+{
+    uvt_wakeup_stop(self);
+    self->thread_id = 0;
+}
+
+PyObject *
+uvt_loop_run(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int mode = UV_RUN_DEFAULT, alive;
+    if (!uvt_args_count("Loop.run", nargs, 0, 1)
+        || (nargs > 0
+            && !uvt_arg_int("Loop.run", "mode", args[0], UV_RUN_DEFAULT,
+                            UV_RUN_NOWAIT, &mode))) {
+        return NULL;
+    }
+    if (uvt_loop_run_begin(self) < 0) {
+        return NULL;
+    }
+    alive = uvt_loop_turn(self, (uv_run_mode)mode);
+    uvt_loop_run_end(self);
+    if (alive < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(alive);
+}
+
+PyObject *
+uvt_loop_stop(UvtLoop *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!uvt_loop_check(self)) {
+        return NULL;
+    }
+    uv_stop(&self->core->uv);
+    Py_RETURN_NONE;
+}
+
+/* ---- exceptions of callbacks ---- */
+
+void
+uvt_loop_raise_later(UvtLoop *self)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    if (self->raised == NULL) {
+        self->raised = exc;
+    }
+    else {
+        /* Two in one turn: the second one is not lost without a trace. */
+        PyErr_SetRaisedException(exc);
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    if (self->core != NULL) {
+        uv_stop(&self->core->uv);
+    }
+}
+
+static void
+write_stderr(const char *line)
+{
+    PySys_FormatStderr("%s\n", line);
+}
+
+static void
+print_report(const char *title, PyObject *exc)
+{
+    PyObject *type = (PyObject *)Py_TYPE(exc);
+    PyObject *traceback = PyException_GetTraceback(exc);
+    write_stderr(title);
+    PyErr_Display(type, exc, traceback);
+    Py_XDECREF(traceback);
+}
+
+/* Takes the raised exception, prints it under `title`, then a blank line. */
+static void
+print_raised(const char *title)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    print_report(title, exc);
+    write_stderr("");
+    Py_DECREF(exc);
+}
+
+/* Calls hook(type, value, traceback). */
+static PyObject *
+call_hook(PyObject *hook, PyObject *exc)
+{
+    PyObject *traceback = PyException_GetTraceback(exc), *result;
+    result = PyObject_CallFunctionObjArgs(
+        hook, (PyObject *)Py_TYPE(exc), exc,
+        traceback != NULL ? traceback : Py_None, NULL);
+    Py_XDECREF(traceback);
+    return result;
+}
+
+/* True when hook is this type's own excepthook method, bound to self. */
+static bool
+is_default_hook(UvtLoop *self, PyObject *hook)
+{
+    return PyCFunction_Check(hook) && PyCFunction_GET_SELF(hook) == (PyObject *)self
+        && PyCFunction_GET_FUNCTION(hook) == (PyCFunction)(void (*)(void))
+                                             uvt_loop_excepthook;
+}
+
+void
+uvt_loop_report(UvtLoop *self, PyObject *what)
+{
+    bool ordinary = PyErr_ExceptionMatches(PyExc_Exception);
+    PyObject *exc, *hook, *result;
+    int found;
+
+    if (ordinary && self->hooks != NULL && self->hooks->unhandled != NULL) {
+        self->hooks->unhandled(self->hooks_owner, what);
+        return;
+    }
+    exc = PyErr_GetRaisedException();
+    found = PyObject_GetOptionalAttr((PyObject *)self, self->st->str_excepthook,
+                                     &hook);
+    if (!ordinary && (found <= 0 || hook == Py_None
+                      || is_default_hook(self, hook))) {
+        if (found < 0) {
+            PyErr_Clear();
+        }
+        else {
+            Py_XDECREF(hook);
+        }
+        PyErr_SetRaisedException(exc);
+        uvt_loop_raise_later(self);
+        return;
+    }
+    if (found < 0) {
+        print_raised("Exception while getting excepthook");
+    }
+    if (found <= 0 || hook == Py_None) {
+        print_report("Unhandled exception in callback", exc);
+    }
+    else {
+        result = call_hook(hook, exc);
+        if (result == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+                uvt_loop_raise_later(self);
+            }
+            else {
+                print_raised("Unhandled exception in excepthook");
+                print_report("Unhandled exception in callback", exc);
+            }
+        }
+        Py_XDECREF(result);
+    }
+    Py_XDECREF(hook);
+    Py_DECREF(exc);
+}
+
+PyObject *
+uvt_loop_excepthook(UvtLoop *Py_UNUSED(self), PyObject *const *args,
+                    Py_ssize_t nargs)
+{
+    if (!uvt_args_count("Loop.excepthook", nargs, 3, 3)) {
+        return NULL;
+    }
+    if (!PyExceptionInstance_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "Loop.excepthook(): value must be an exception");
+        return NULL;
+    }
+    print_report("Unhandled exception in callback", args[1]);
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,423 @@
+/* uv.Stream, the base of TCP and Pipe: reading, listening, accepting, and the
+ * requests to connect.  All functions run on the loop's thread; on_alloc may run
+ * detached and then touches nothing of Python's.
+ *
+ * A read goes into the loop's slab, or where a C consumer wants it; the slab
+ * is free again when the read callback returns.
+ */
+#include "stream.h"
+#include "args.h"
+#include "errors.h"
+#include "loop.h"
+
+bool
+uvt_stream_has_fd(const UvtHandle *self)
+{
+    uv_os_fd_t fd;
+    return uv_fileno(&self->box->uv.handle, &fd) == 0;
+}
+
+/* ---- reading ---- */
+
+static void
+on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
+{
+    UvtHandle *self = ((UvtBox *)uv->data)->owner;
+    UvtLoop *loop = uvt_loop_of(uv->loop);
+    *buf = uv_buf_init(NULL, 0);
+    if (self == NULL || loop == NULL) {
+        return;
+    }
+    if (self->consumer != NULL && self->consumer->alloc != NULL) {
+        PyObject *owner;
+        uvt_loop_attach(loop);
+        owner = Py_NewRef(self->consumer_owner);
+        self->consumer->alloc(owner, suggested, buf);
+        Py_DECREF(owner);
+    }
+    else {
+        uvt_slab_take(loop, buf);
+    }
+}
+
+static void
+read_to_python(UvtHandle *self, ssize_t nread, const uv_buf_t *buf)
+{
+    PyObject *callback = Py_XNewRef(self->callback);
+    PyObject *args[4] = {NULL, (PyObject *)self, NULL, NULL};
+    if (nread > 0) {
+        args[2] = PyBytes_FromStringAndSize(buf->base, nread);
+        args[3] = Py_NewRef(Py_None);
+    }
+    else {
+        args[2] = Py_NewRef(Py_None);
+        args[3] = uvt_errorno((int)nread);
+    }
+    uvt_call(self, callback, args + 1, 3);
+    Py_XDECREF(args[2]);
+    Py_XDECREF(args[3]);
+    Py_XDECREF(callback);
+}
+
+static void
+on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf)
+{
+    UvtHandle *self = uvt_enter(uv);
+    UvtLoop *loop;
+    if (self == NULL) {
+        return;
+    }
+    loop = (UvtLoop *)Py_NewRef(self->loop);
+    if (nread < 0) {
+        self->reading = false;      /* libuv has stopped */
+        (void)uv_read_stop(uv);
+    }
+    /* 0 is EAGAIN: nothing to tell, except to whom lent the buffer. */
+    if (self->consumer != NULL) {
+        if (nread != 0 || self->consumer->alloc != NULL) {
+            PyObject *owner = Py_NewRef(self->consumer_owner);
+            self->consumer->read(owner, nread, buf);
+            Py_DECREF(owner);
+        }
+    }
+    else if (nread != 0) {
+        read_to_python(self, nread, buf);
+    }
+    if (buf->base == loop->slab) {
+        uvt_slab_give(loop);
+    }
+    Py_DECREF(loop);
+    uvt_leave(self);
+}
+
+int
+uvt_stream_read_start(UvtHandle *self)
+{
+    int rc = 0;
+    if (self->listening) {
+        rc = UV_EINVAL;
+    }
+    else if (!self->reading) {
+        rc = uv_read_start(&self->box->uv.stream, on_alloc, on_read);
+        self->reading = rc == 0;
+        uvt_handle_update(self);
+    }
+    return rc;
+}
+
+void
+uvt_stream_read_stop(UvtHandle *self)
+{
+    self->reading = false;
+    (void)uv_read_stop(&self->box->uv.stream);
+    uvt_handle_update(self);
+}
+
+PyDoc_STRVAR(start_read_doc,
+"start_read($self, callback, /)\n--\n\n"
+"Read all that comes: callback(handle, data, errorno) with data bytes and\n"
+"errorno None, or data None and errorno < 0.  At the end of the stream errorno\n"
+"is UV_EOF; reading has stopped then, the handle stays open.  While reading, it\n"
+"only changes the callback.\n\n"
+"Raises TypeError, HandleClosedError, and the handle's own error (ENOTCONN).");
+
+static PyObject *
+stream_start_read(UvtHandle *self, PyObject *callback)
+{
+    int rc;
+    if (!uvt_arg_callable("Stream.start_read", callback)
+        || !uvt_handle_check_free(self, "Stream.start_read")) {
+        return NULL;
+    }
+    rc = uvt_stream_read_start(self);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_read_start");
+    }
+    Py_XSETREF(self->callback, Py_NewRef(callback));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(stop_read_doc,
+"stop_read($self, /)\n--\n\nStop reading; no data comes after it.  Harmless when idle.");
+
+static PyObject *
+stream_stop_read(UvtHandle *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!uvt_handle_check_free(self, "Stream.stop_read")) {
+        return NULL;
+    }
+    if (self->reading) {
+        PyObject *callback = self->callback;
+        self->callback = NULL;
+        uvt_stream_read_stop(self);
+        Py_XDECREF(callback);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- listening ---- */
+
+static void
+on_connection(uv_stream_t *uv, int status)
+{
+    UvtHandle *self = uvt_enter(uv);
+    if (self == NULL) {
+        return;
+    }
+    if (self->consumer != NULL) {
+        PyObject *owner = Py_NewRef(self->consumer_owner);
+        self->consumer->connection(owner, status);
+        Py_DECREF(owner);
+    }
+    else {
+        PyObject *callback = Py_XNewRef(self->callback);
+        PyObject *args[3] = {NULL, (PyObject *)self, uvt_errorno(status)};
+        uvt_call(self, callback, args + 1, 2);
+        Py_XDECREF(args[2]);
+        Py_XDECREF(callback);
+    }
+    uvt_leave(self);
+}
+
+int
+uvt_stream_listen(UvtHandle *self, int backlog)
+{
+    int rc;
+    /* From here on libuv takes any event of the handle for a connection. */
+    if (self->reading || self->pending > 0) {
+        return UV_EINVAL;
+    }
+    rc = uv_listen(&self->box->uv.stream, backlog, on_connection);
+    self->listening = self->listening || rc == 0;
+    uvt_handle_update(self);
+    return rc;
+}
+
+PyDoc_STRVAR(listen_doc,
+"listen($self, callback, backlog=511, /)\n--\n\n"
+"Listen for connections: callback(server, errorno) for each, which then has to\n"
+"call accept().  The loop keeps a listening handle alive until it is closed.\n\n"
+"Raises TypeError, ValueError (backlog < 0), HandleClosedError, and the handle's\n"
+"own error (EADDRINUSE, EINVAL).");
+
+static PyObject *
+stream_listen(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    int backlog = 511, rc;
+    if (!uvt_args_count("Stream.listen", nargs, 1, 2)
+        || !uvt_arg_callable("Stream.listen", args[0])
+        || (nargs > 1
+            && !uvt_arg_int("Stream.listen", "backlog", args[1], 0, INT_MAX,
+                            &backlog))
+        || !uvt_handle_check_free(self, "Stream.listen")) {
+        return NULL;
+    }
+    rc = uvt_stream_listen(self, backlog);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_listen");
+    }
+    Py_XSETREF(self->callback, Py_NewRef(args[0]));
+    Py_RETURN_NONE;
+}
+
+int
+uvt_stream_accept(UvtHandle *self, UvtHandle *client)
+{
+    uv_os_fd_t fd;
+    int rc = uv_accept(&self->box->uv.stream, &client->box->uv.stream);
+    if (rc == 0 && uv_fileno(&client->box->uv.handle, &fd) == 0) {
+        uvt_guard_fresh_fd(self->loop->core, fd);
+    }
+    return rc;
+}
+
+PyDoc_STRVAR(accept_doc,
+"accept($self, client, /)\n--\n\n"
+"Give the waiting connection to `client`, a fresh handle on the same loop.\n\n"
+"Raises TypeError, ValueError (another loop, not fresh), HandleClosedError, and\n"
+"the handle's own error (EAGAIN: none waits).");
+
+static PyObject *
+stream_accept(UvtHandle *self, PyObject *arg)
+{
+    UvtHandle *client = (UvtHandle *)arg;
+    int rc;
+    if (!PyObject_TypeCheck(arg, self->st->stream_type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "Stream.accept(): expected a TCP or Pipe handle, got %.200s",
+                     Py_TYPE(arg)->tp_name);
+        return NULL;
+    }
+    if (!uvt_handle_check_free(self, "Stream.accept")
+        || !uvt_handle_check_free(client, "Stream.accept")) {
+        return NULL;
+    }
+    if (client->loop != self->loop || uvt_stream_has_fd(client)) {
+        PyErr_SetString(PyExc_ValueError,
+                        client->loop != self->loop
+                        ? "Stream.accept(): client is of another loop"
+                        : "Stream.accept(): client is in use already");
+        return NULL;
+    }
+    rc = uvt_stream_accept(self, client);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_accept");
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- connecting ---- */
+
+UvtConnect *
+uvt_connect_new(UvtHandle *self, PyObject *callback)
+{
+    UvtConnect *connect = PyMem_Calloc(1, sizeof(UvtConnect));
+    if (connect == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    uvt_request_begin(&connect->base, self, callback);
+    return connect;
+}
+
+void
+uvt_connect_cancel(UvtConnect *connect)
+{
+    uvt_request_cancel(&connect->base);
+    PyMem_Free(connect);
+}
+
+void
+uvt_on_connect(uv_connect_t *req, int status)
+{
+    UvtConnect *connect = (UvtConnect *)req;
+    uvt_request_done(&connect->base, req->handle, status);
+    PyMem_Free(connect);
+}
+
+/* ---- attributes ---- */
+
+PyDoc_STRVAR(set_blocking_doc,
+"set_blocking($self, enable, /)\n--\n\nMake writes block (true) or not (false).");
+
+static PyObject *
+stream_set_blocking(UvtHandle *self, PyObject *arg)
+{
+    int on, rc;
+    if (!uvt_arg_bool(arg, &on)
+        || !uvt_handle_check_free(self, "Stream.set_blocking")) {
+        return NULL;
+    }
+    rc = uvt_stream_has_fd(self)
+        ? uv_stream_set_blocking(&self->box->uv.stream, on) : UV_EBADF;
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_stream_set_blocking");
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fileno_doc,
+"fileno($self, /)\n--\n\n"
+"The descriptor, which the handle goes on owning.  EBADF is raised before there\n"
+"is one.");
+
+static PyObject *
+stream_get_readable(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->box->uv.stream.connect_req == NULL
+                           && uv_is_readable(&self->box->uv.stream));
+}
+
+static PyObject *
+stream_get_writable(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->box->uv.stream.connect_req == NULL
+                           && uv_is_writable(&self->box->uv.stream));
+}
+
+static PyObject *
+stream_get_write_queue_size(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    return PyLong_FromSize_t(
+        uv_stream_get_write_queue_size(&self->box->uv.stream));
+}
+
+PyDoc_STRVAR(write_doc,
+"write($self, data, callback=None, /)\n--\n\n"
+"Send data, a bytes-like object or a sequence of them; it must not change until\n"
+"callback(handle, errorno), which comes from a later turn of the loop.\n\n"
+"Raises TypeError, ValueError (an empty sequence), HandleClosedError, and the\n"
+"handle's own error (EBADF, EPIPE: not connected).");
+
+PyDoc_STRVAR(try_write_doc,
+"try_write($self, data, /)\n--\n\n"
+"Send what the kernel takes at once and return how many bytes that were.\n\n"
+"Raises as write(), and EAGAIN when nothing can be sent now.");
+
+PyDoc_STRVAR(shutdown_doc,
+"shutdown($self, callback=None, /)\n--\n\n"
+"End the outgoing side when all writes are done; then callback(handle, errorno).\n\n"
+"Raises TypeError, HandleClosedError, and the handle's own error (ENOTCONN).");
+
+static PyMethodDef stream_methods[] = {
+    {"start_read", (PyCFunction)stream_start_read, METH_O, start_read_doc},
+    {"stop_read", (PyCFunction)stream_stop_read, METH_NOARGS, stop_read_doc},
+    {"listen", (PyCFunction)(void (*)(void))stream_listen, METH_FASTCALL,
+     listen_doc},
+    {"accept", (PyCFunction)stream_accept, METH_O, accept_doc},
+    {"write", (PyCFunction)(void (*)(void))uvt_stream_write, METH_FASTCALL,
+     write_doc},
+    {"try_write", (PyCFunction)uvt_stream_try_write, METH_O, try_write_doc},
+    {"shutdown", (PyCFunction)(void (*)(void))uvt_stream_shutdown,
+     METH_FASTCALL, shutdown_doc},
+    {"set_blocking", (PyCFunction)stream_set_blocking, METH_O,
+     set_blocking_doc},
+    {"fileno", (PyCFunction)uvt_handle_fileno, METH_NOARGS, fileno_doc},
+    {NULL},
+};
+
+static PyGetSetDef stream_getset[] = {
+    {"readable", (getter)stream_get_readable, NULL,
+     "True once connected, until the end of the stream.", NULL},
+    {"writable", (getter)stream_get_writable, NULL,
+     "True once connected, until shutdown().", NULL},
+    {"write_queue_size", (getter)stream_get_write_queue_size, NULL,
+     "Bytes written that the kernel has not taken yet.", NULL},
+    {NULL},
+};
+
+PyDoc_STRVAR(stream_doc,
+"The base of TCP and Pipe: a stream of bytes in both directions.");
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, (void *)stream_doc},
+    {Py_tp_methods, stream_methods},
+    {Py_tp_getset, stream_getset},
+    {Py_tp_traverse, uvt_handle_traverse},
+    {Py_tp_clear, uvt_handle_clear},
+    {Py_tp_dealloc, uvt_handle_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {
+    .name = "uvtulip._uv.Stream",
+    .basicsize = sizeof(UvtHandle),
+    .flags = UVT_HANDLE_FLAGS | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = stream_slots,
+};
+
+int
+uvt_stream_setup(PyObject *module, UvtState *st)
+{
+    return uvt_add_type(module, &st->stream_type, &stream_spec,
+                        st->handle_type);
+}

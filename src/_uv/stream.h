@@ -1,0 +1,30 @@
+/* What TCP and Pipe have in common; shared by stream.c, stream_write.c, tcp.c
+ * and pipe.c. */
+#ifndef UVT_STREAM_H
+#define UVT_STREAM_H
+
+#include "request.h"
+
+/* stream_write.c, for the table in stream.c. */
+PyObject *uvt_stream_write(UvtHandle *self, PyObject *const *args,
+                           Py_ssize_t nargs);
+PyObject *uvt_stream_try_write(UvtHandle *self, PyObject *data);
+PyObject *uvt_stream_shutdown(UvtHandle *self, PyObject *const *args,
+                              Py_ssize_t nargs);
+
+/* True when the handle has a descriptor already. */
+bool uvt_stream_has_fd(const UvtHandle *self);
+
+/* A request to connect, of TCP and Pipe.  new gives one that has begun; the
+ * caller passes &connect->req and uvt_on_connect to libuv.  When libuv refuses
+ * it, cancel frees it. */
+typedef struct UvtConnect {
+    uv_connect_t req;       /* first: libuv gives this one back */
+    UvtRequest base;
+} UvtConnect;
+
+UVT_CHECKED UvtConnect *uvt_connect_new(UvtHandle *self, PyObject *callback);
+void uvt_connect_cancel(UvtConnect *connect);
+void uvt_on_connect(uv_connect_t *req, int status);
+
+#endif

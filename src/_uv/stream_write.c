@@ -1,0 +1,184 @@
+/* The writing side of streams: write, try_write, shutdown.  All functions run on
+ * the loop's thread, attached.  A request is an allocation of its own, freed in
+ * libuv's callback, which comes even when the handle object is gone.
+ */
+#include "args.h"
+#include "buffer.h"
+#include "loop.h"
+#include "stream.h"
+
+typedef struct Write {
+    uv_write_t req;             /* first: libuv gives this one back */
+    UvtRequest base;
+    UvtBuffers buffers;
+} Write;
+
+typedef struct Shutdown {
+    uv_shutdown_t req;          /* first: libuv gives this one back */
+    UvtRequest base;
+} Shutdown;
+
+static void
+on_write(uv_write_t *req, int status)
+{
+    Write *write = (Write *)req;
+    uvt_request_done(&write->base, req->handle, status);
+    PyMem_Free(write);
+}
+
+/* Leaves out the first n bytes, which are sent already. */
+static void
+skip_sent(const UvtBuffers *buffers, size_t n, uv_buf_t **iov, unsigned *count)
+{
+    *iov = buffers->iov;
+    *count = (unsigned)buffers->count;
+    while (*count > 1 && n >= (*iov)->len) {
+        n -= (*iov)->len;
+        (*iov)++;
+        (*count)--;
+    }
+    if (n > (*iov)->len) {
+        n = (*iov)->len;
+    }
+    (*iov)->base += n;
+    (*iov)->len -= n;
+}
+
+/* Leaves to libuv what comes after the first `sent` bytes of data. */
+static PyObject *
+write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
+{
+    Write *write = PyMem_Calloc(1, sizeof(Write));
+    uv_buf_t *iov;
+    unsigned count;
+    int rc;
+
+    if (write == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (!uvt_buffers_get(&write->buffers, "Stream.write", data)) {
+        PyMem_Free(write);
+        return NULL;
+    }
+    /* Getting the buffers may have run code that closed the handle. */
+    if (!uvt_handle_check(self)) {
+        uvt_buffers_release(&write->buffers);
+        PyMem_Free(write);
+        return NULL;
+    }
+    skip_sent(&write->buffers, sent, &iov, &count);
+    write->base.data = &write->buffers;
+    uvt_request_begin(&write->base, self, callback);
+    rc = uv_write(&write->req, &self->box->uv.stream, iov, count, on_write);
+    if (rc < 0) {
+        uvt_request_cancel(&write->base);
+        PyMem_Free(write);
+        return uvt_handle_raise(self, rc, "uv_write");
+    }
+    Py_RETURN_NONE;
+}
+
+/* A status of uv_try_write. */
+static int
+try_buffers(UvtHandle *self, const UvtBuffers *buffers)
+{
+    return uv_try_write(&self->box->uv.stream, buffers->iov,
+                        (unsigned)buffers->count);
+}
+
+/* Without a callback nobody waits for the end of the write: what the kernel
+ * takes at once needs no request, and no further turn of the loop. */
+PyObject *
+uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    UvtBuffers buffers = {0};
+    PyObject *callback = NULL;
+    size_t nbytes;
+    int rc;
+
+    if (!uvt_args_count("Stream.write", nargs, 1, 2)
+        || !uvt_arg_callback("Stream.write", nargs > 1 ? args[1] : NULL,
+                             &callback)
+        || !uvt_handle_check_free(self, "Stream.write")) {
+        return NULL;
+    }
+    if (callback != NULL
+        || uv_stream_get_write_queue_size(&self->box->uv.stream) > 0) {
+        return write_queue(self, args[0], callback, 0);
+    }
+    if (!uvt_buffers_get(&buffers, "Stream.write", args[0])) {
+        return NULL;
+    }
+    if (!uvt_handle_check(self)) {
+        uvt_buffers_release(&buffers);
+        return NULL;
+    }
+    nbytes = buffers.nbytes;
+    rc = try_buffers(self, &buffers);
+    uvt_buffers_release(&buffers);
+    if (rc >= 0 && (size_t)rc == nbytes) {
+        Py_RETURN_NONE;
+    }
+    return write_queue(self, args[0], NULL, rc > 0 ? (size_t)rc : 0);
+}
+
+PyObject *
+uvt_stream_try_write(UvtHandle *self, PyObject *data)
+{
+    UvtBuffers buffers = {0};
+    int rc;
+    if (!uvt_handle_check_free(self, "Stream.try_write")
+        || !uvt_buffers_get(&buffers, "Stream.try_write", data)) {
+        return NULL;
+    }
+    if (!uvt_handle_check(self)) {
+        uvt_buffers_release(&buffers);
+        return NULL;
+    }
+    rc = try_buffers(self, &buffers);
+    uvt_buffers_release(&buffers);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_try_write");
+    }
+    return PyLong_FromLong(rc);
+}
+
+/* ---- shutdown ---- */
+
+static void
+on_shutdown(uv_shutdown_t *req, int status)
+{
+    Shutdown *shutdown = (Shutdown *)req;
+    uvt_request_done(&shutdown->base, req->handle, status);
+    PyMem_Free(shutdown);
+}
+
+PyObject *
+uvt_stream_shutdown(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *callback = NULL;
+    Shutdown *shutdown;
+    int rc;
+
+    if (!uvt_args_count("Stream.shutdown", nargs, 0, 1)
+        || !uvt_arg_callback("Stream.shutdown", nargs > 0 ? args[0] : NULL,
+                             &callback)
+        || !uvt_handle_check_free(self, "Stream.shutdown")) {
+        return NULL;
+    }
+    if (!uvt_stream_has_fd(self)) {
+        return uvt_handle_raise(self, UV_ENOTCONN, "uv_shutdown");
+    }
+    shutdown = PyMem_Calloc(1, sizeof(Shutdown));
+    if (shutdown == NULL) {
+        return PyErr_NoMemory();
+    }
+    uvt_request_begin(&shutdown->base, self, callback);
+    rc = uv_shutdown(&shutdown->req, &self->box->uv.stream, on_shutdown);
+    if (rc < 0) {
+        uvt_request_cancel(&shutdown->base);
+        PyMem_Free(shutdown);
+        return uvt_handle_raise(self, rc, "uv_shutdown");
+    }
+    Py_RETURN_NONE;
+}

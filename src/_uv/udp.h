@@ -1,0 +1,42 @@
+/* What udp.c (life cycle, addresses, options) and udp_batch.c (datagrams in
+ * and out) share. */
+#ifndef UVT_UDP_H
+#define UVT_UDP_H
+
+#include "request.h"
+#include <netinet/in.h>
+
+#define UVT_UDP_PEERS 8
+
+typedef struct UvtUDP {
+    UvtHandle base;
+    char *batch;                    /* RECVMMSG: where datagrams come in */
+    struct {
+        PyObject *address;          /* the tuple made of raw, or NULL */
+        struct sockaddr_in6 raw;    /* or a sockaddr_in and zeros */
+    } peers[UVT_UDP_PEERS];         /* the last senders, by a hash of raw */
+} UvtUDP;
+
+/* Gives a handle without a socket one of this family, bound to any address and
+ * an ephemeral port, as libuv would do by itself but before it watches it.  May
+ * run Python code.  A libuv status, also below 0 when that closed the handle. */
+UVT_CHECKED int uvt_udp_ensure_socket(UvtHandle *self, int family,
+                                      unsigned flags);
+
+/* Starts receiving, to the consumer or to self->callback; harmless when it
+ * receives already.  A libuv status. */
+UVT_CHECKED int uvt_udp_recv_start(UvtHandle *self);
+void uvt_udp_recv_stop(UvtHandle *self);
+
+/* Methods of UDP. */
+PyObject *uvt_udp_start_recv(UvtHandle *self, PyObject *callback);
+PyObject *uvt_udp_stop_recv(UvtHandle *self, PyObject *unused);
+PyObject *uvt_udp_send(UvtHandle *self, PyObject *const *args,
+                       Py_ssize_t nargs);
+PyObject *uvt_udp_try_send(UvtHandle *self, PyObject *const *args,
+                           Py_ssize_t nargs);
+PyObject *uvt_udp_try_send2(UvtHandle *self, PyObject *messages);
+extern const char uvt_udp_start_recv_doc[], uvt_udp_stop_recv_doc[],
+    uvt_udp_send_doc[], uvt_udp_try_send_doc[], uvt_udp_try_send2_doc[];
+
+#endif

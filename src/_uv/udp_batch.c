@@ -1,0 +1,529 @@
+/* Datagrams in and out of a UDP handle: receiving, in batches by recvmmsg when
+ * the handle was made with UV_UDP_RECVMMSG, and sending.  All functions run on
+ * the loop's thread, attached, except on_alloc, which may run detached and then
+ * touches nothing of Python's.  A send request is an allocation of its own that
+ * owns the buffers and the callback until libuv's callback, which comes even
+ * when the handle object is gone; the batch buffer belongs to the object.
+ */
+#include "args.h"
+#include "errors.h"
+#include "loop.h"
+#include "sockaddr.h"
+#include "udp.h"
+#include <stddef.h>
+#include <sys/un.h>
+
+/* libuv gives each datagram of a batch 64 KiB and takes at most 20 at once. */
+#define CHUNK_SIZE ((size_t)64 * 1024)
+#define BATCH_SIZE (20 * CHUNK_SIZE)
+/* More buffers for one datagram than any kernel takes; newer libuv refuses
+ * them, older would copy their table for nothing. */
+#define MAX_PIECES (1024 * 1024)
+
+/* ---- receiving ---- */
+
+static void
+on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
+{
+    UvtHandle *self = ((UvtBox *)uv->data)->owner;
+    UvtLoop *loop = uvt_loop_of(uv->loop);
+    bool batch = uv_udp_using_recvmmsg((uv_udp_t *)uv);
+    *buf = uv_buf_init(NULL, 0);
+    if (self == NULL || loop == NULL) {
+        return;
+    }
+    if (self->consumer != NULL && self->consumer->alloc != NULL) {
+        PyObject *owner;
+        uvt_loop_attach(loop);
+        owner = Py_NewRef(self->consumer_owner);
+        self->consumer->alloc(owner, batch ? BATCH_SIZE : suggested, buf);
+        Py_DECREF(owner);
+        /* With less than one chunk libuv up to 1.44 would ask for ever. */
+        if (batch && buf->len < CHUNK_SIZE) {
+            *buf = uv_buf_init(NULL, 0);
+        }
+    }
+    else if (batch) {
+        *buf = uv_buf_init(((UvtUDP *)self)->batch, (unsigned)BATCH_SIZE);
+    }
+    else {
+        uvt_slab_take(loop, buf);
+    }
+}
+
+/* The same sender mostly comes again: its tuple is kept, found by the bytes of
+ * its address. */
+static PyObject *
+peer_address(UvtUDP *self, const struct sockaddr *addr)
+{
+    struct sockaddr_in6 raw;
+    int size = uvt_sockaddr_size(addr);
+    unsigned slot;
+
+    if (addr->sa_family == AF_UNIX) {
+        /* The length is not known: a path ends at its NUL, and an abstract
+         * name cannot be told from no name. */
+        const struct sockaddr_un *un = (const struct sockaddr_un *)addr;
+        if (un->sun_path[0] == '\0') {
+            Py_RETURN_NONE;
+        }
+        return uvt_sockaddr_format(addr, size);
+    }
+    if (addr->sa_family != AF_INET && addr->sa_family != AF_INET6) {
+        Py_RETURN_NONE;
+    }
+    memset(&raw, 0, sizeof(raw));
+    memcpy(&raw, addr, (size_t)size);
+    slot = ntohs(raw.sin6_port);
+    if (addr->sa_family == AF_INET) {
+        slot += ntohl(((const struct sockaddr_in *)addr)->sin_addr.s_addr);
+    }
+    else {
+        slot += raw.sin6_addr.s6_addr[15];
+    }
+    slot %= UVT_UDP_PEERS;
+    if (self->peers[slot].address == NULL
+        || memcmp(&self->peers[slot].raw, &raw, sizeof(raw)) != 0) {
+        PyObject *address = uvt_sockaddr_format(addr, size);
+        if (address == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(self->peers[slot].address, address);
+        self->peers[slot].raw = raw;
+    }
+    return Py_NewRef(self->peers[slot].address);
+}
+
+static void
+deliver_to_python(UvtHandle *self, ssize_t nread, const char *base,
+                  const struct sockaddr *addr, unsigned flags)
+{
+    PyObject *callback = Py_XNewRef(self->callback);
+    PyObject *args[6] = {NULL, (PyObject *)self};
+    if (nread >= 0) {
+        args[2] = peer_address((UvtUDP *)self, addr);
+        args[4] = PyBytes_FromStringAndSize(base, nread);
+    }
+    else {
+        args[2] = Py_NewRef(Py_None);
+        args[4] = Py_NewRef(Py_None);
+    }
+    args[3] = PyLong_FromUnsignedLong(flags);
+    args[5] = uvt_errorno((int)nread);
+    uvt_call(self, callback, args + 1, 5);
+    for (int i = 2; i < 6; i++) {
+        Py_XDECREF(args[i]);
+    }
+    Py_XDECREF(callback);
+}
+
+#if UV_VERSION_HEX < 0x013100
+typedef struct Node {
+    struct Node *next, *prev;
+} Node;
+
+/* Before 1.49, libuv goes on sending what is queued when a receive callback has
+ * closed the handle, fails, and then keeps a pointer to it that outlives it.  So
+ * the queue is emptied first, the way libuv does it later in the close: both
+ * kinds of queue node that it has had are two pointers. */
+static void
+cancel_queued(uv_udp_t *uv)
+{
+    Node *queue = (Node *)&uv->write_queue;
+    Node *done = (Node *)&uv->write_completed_queue;
+    while (queue->next != queue) {
+        Node *node = queue->next;
+        uv_udp_send_t *req = (uv_udp_send_t *)
+            ((char *)node - offsetof(uv_udp_send_t, queue));
+        req->status = UV_ECANCELED;
+        queue->next = node->next;
+        node->next->prev = queue;
+        node->next = done;
+        node->prev = done->prev;
+        done->prev->next = node;
+        done->prev = node;
+    }
+}
+#endif
+
+/* libuv also calls for EAGAIN and for the end of a batch, without an address;
+ * and after a close, for the rest of a batch. */
+static void
+on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
+        const struct sockaddr *addr, unsigned flags)
+{
+    UvtHandle *self = uvt_enter(uv);
+    UvtLoop *loop;
+    if (self == NULL) {
+        return;
+    }
+    loop = (UvtLoop *)Py_XNewRef(self->loop);
+    flags &= ~(unsigned)(UV_UDP_MMSG_CHUNK | UV_UDP_MMSG_FREE);
+    if (!uv_is_closing((uv_handle_t *)uv) && (nread < 0 || addr != NULL)) {
+        if (self->consumer != NULL) {
+            PyObject *owner = Py_NewRef(self->consumer_owner);
+            self->consumer->datagram(owner, nread, buf,
+                                     nread < 0 ? NULL : addr, flags);
+            Py_DECREF(owner);
+        }
+        else {
+            deliver_to_python(self, nread, buf->base, addr, flags);
+        }
+    }
+    if (loop != NULL && buf->base != NULL && buf->base == loop->slab) {
+        uvt_slab_give(loop);
+    }
+    Py_XDECREF(loop);
+    uvt_leave(self);
+#if UV_VERSION_HEX < 0x013100
+    if (uv_is_closing((uv_handle_t *)uv)) {
+        cancel_queued(uv);
+    }
+#endif
+}
+
+/* libuv receives on an unbound socket without a word, but nothing comes. */
+static int
+ensure_bound(UvtHandle *self)
+{
+    struct sockaddr_storage addr;
+    int size = sizeof(addr), rc;
+    memset(&addr, 0, sizeof(addr));
+    rc = uv_udp_getsockname(&self->box->uv.udp, (struct sockaddr *)&addr,
+                            &size);
+    /* The port has the same place in both families. */
+    if (rc == 0 && (addr.ss_family == AF_INET || addr.ss_family == AF_INET6)
+        && ((struct sockaddr_in *)&addr)->sin_port == 0) {
+        rc = uv_udp_bind(&self->box->uv.udp, (struct sockaddr *)&addr, 0);
+    }
+    return rc;
+}
+
+int
+uvt_udp_recv_start(UvtHandle *self)
+{
+    UvtUDP *udp = (UvtUDP *)self;
+    int rc;
+    if (self->reading) {
+        return 0;
+    }
+    if (udp->batch == NULL && uv_udp_using_recvmmsg(&self->box->uv.udp)) {
+        udp->batch = PyMem_RawMalloc(BATCH_SIZE);
+        if (udp->batch == NULL) {
+            return UV_ENOMEM;
+        }
+    }
+    rc = uvt_udp_ensure_socket(self, AF_INET, 0);
+    if (rc == 0) {
+        rc = ensure_bound(self);
+    }
+    if (rc == 0) {
+        rc = uv_udp_recv_start(&self->box->uv.udp, on_alloc, on_recv);
+    }
+    if (rc == 0) {
+        self->reading = true;
+        uvt_handle_update(self);
+    }
+    return rc;
+}
+
+void
+uvt_udp_recv_stop(UvtHandle *self)
+{
+    self->reading = false;
+    (void)uv_udp_recv_stop(&self->box->uv.udp);
+    uvt_handle_update(self);
+}
+
+const char uvt_udp_start_recv_doc[] =
+"start_recv($self, callback, /)\n--\n\n"
+"Receive datagrams: callback(handle, addr, flags, data, errorno).  flags is 0\n"
+"or UV_UDP_PARTIAL (the datagram was cut), data is bytes (b'' for an empty\n"
+"datagram), errorno None; after an error addr and data are None and errorno is\n"
+"negative, and receiving goes on.  Binds to an ephemeral port (of IPv4, without\n"
+"a socket) when not bound.  While receiving, it only changes the callback.\n\n"
+"Raises TypeError, HandleClosedError, UDPError.";
+
+PyObject *
+uvt_udp_start_recv(UvtHandle *self, PyObject *callback)
+{
+    int rc;
+    if (!uvt_arg_callable("UDP.start_recv", callback)
+        || !uvt_handle_check_free(self, "UDP.start_recv")) {
+        return NULL;
+    }
+    rc = uvt_udp_recv_start(self);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_udp_recv_start");
+    }
+    Py_XSETREF(self->callback, Py_NewRef(callback));
+    Py_RETURN_NONE;
+}
+
+const char uvt_udp_stop_recv_doc[] =
+"stop_recv($self, /)\n--\n\n"
+"Stop receiving.  No datagram comes after it: with UV_UDP_RECVMMSG the rest of a\n"
+"batch that is being delivered is lost.  Harmless when idle.\n\n"
+"Raises HandleClosedError.";
+
+PyObject *
+uvt_udp_stop_recv(UvtHandle *self, PyObject *Py_UNUSED(unused))
+{
+    if (!uvt_handle_check_free(self, "UDP.stop_recv")) {
+        return NULL;
+    }
+    if (self->reading) {
+        PyObject *callback = self->callback;
+        self->callback = NULL;
+        uvt_udp_recv_stop(self);
+        Py_XDECREF(callback);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- sending ---- */
+
+typedef struct Send {
+    uv_udp_send_t req;              /* first: libuv gives this one back */
+    UvtRequest base;
+    UvtBuffers buffers;
+} Send;
+
+static void
+on_send(uv_udp_send_t *req, int status)
+{
+    Send *send = (Send *)req;
+    uvt_request_done(&send->base, req->handle, status);
+    PyMem_Free(send);
+}
+
+/* Where to send: an address tuple, or None (*out NULL) on a connected handle.
+ * A tuple that came from a receive callback need not be parsed. */
+static bool
+parse_target(UvtHandle *self, const char *call, PyObject *address,
+             struct sockaddr_storage *storage, struct sockaddr **out)
+{
+    const UvtUDP *udp = (const UvtUDP *)self;
+    *out = NULL;
+    if (address == Py_None) {
+        return true;
+    }
+    *out = (struct sockaddr *)storage;
+    for (int i = 0; i < UVT_UDP_PEERS; i++) {
+        if (udp->peers[i].address == address) {
+            memcpy(storage, &udp->peers[i].raw, sizeof(udp->peers[i].raw));
+            return true;
+        }
+    }
+    return uvt_sockaddr_parse(call, address, storage);
+}
+
+const char uvt_udp_send_doc[] =
+"send($self, addr, data, callback=None, /)\n--\n\n"
+"Send one datagram, a bytes-like object or a sequence of them, to the tuple\n"
+"addr, or None when connected.  data must not change until callback(handle,\n"
+"errorno), which comes from a later turn of the loop; a datagram that is too\n"
+"large is reported there (UV_EMSGSIZE).\n\n"
+"Raises TypeError, ValueError, OverflowError, HandleClosedError, UDPError\n"
+"(EISCONN: connected, and an address was given; EDESTADDRREQ: neither).";
+
+PyObject *
+uvt_udp_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct sockaddr_storage storage;
+    struct sockaddr *addr;
+    PyObject *callback = NULL;
+    Send *send;
+    int rc = 0;
+
+    if (!uvt_args_count("UDP.send", nargs, 2, 3)
+        || !uvt_arg_callback("UDP.send", nargs > 2 ? args[2] : NULL, &callback)
+        || !parse_target(self, "UDP.send", args[0], &storage, &addr)) {
+        return NULL;
+    }
+    send = PyMem_Calloc(1, sizeof(Send));
+    if (send == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (!uvt_buffers_get(&send->buffers, "UDP.send", args[1])) {
+        PyMem_Free(send);
+        return NULL;
+    }
+    send->base.data = &send->buffers;
+    uvt_request_begin(&send->base, self, callback);
+    /* Getting the buffers may have run code that closed the handle. */
+    if (!uvt_handle_check_free(self, "UDP.send")) {
+        uvt_request_cancel(&send->base);
+        PyMem_Free(send);
+        return NULL;
+    }
+    if (send->buffers.count > MAX_PIECES) {
+        rc = UV_EINVAL;
+    }
+    else if (addr != NULL) {
+        rc = uvt_udp_ensure_socket(self, addr->sa_family, 0);
+    }
+    if (rc == 0) {
+        rc = uv_udp_send(&send->req, &self->box->uv.udp, send->buffers.iov,
+                         (unsigned)send->buffers.count, addr, on_send);
+    }
+    if (rc < 0) {
+        uvt_request_cancel(&send->base);
+        PyMem_Free(send);
+        return uvt_handle_raise(self, rc, "uv_udp_send");
+    }
+    Py_RETURN_NONE;
+}
+
+const char uvt_udp_try_send_doc[] =
+"try_send($self, addr, data, /)\n--\n\n"
+"Send one datagram at once and return its size; arguments as of send().\n\n"
+"Raises as send(), and UDPError (EAGAIN: it cannot be sent now, or others wait;\n"
+"EMSGSIZE).";
+
+PyObject *
+uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct sockaddr_storage storage;
+    struct sockaddr *addr;
+    UvtBuffers data = {0};
+    int rc = 0;
+
+    if (!uvt_args_count("UDP.try_send", nargs, 2, 2)
+        || !parse_target(self, "UDP.try_send", args[0], &storage, &addr)
+        || !uvt_buffers_get(&data, "UDP.try_send", args[1])) {
+        return NULL;
+    }
+    if (!uvt_handle_check_free(self, "UDP.try_send")) {
+        uvt_buffers_release(&data);
+        return NULL;
+    }
+    if (data.count > MAX_PIECES) {
+        rc = UV_EINVAL;
+    }
+    else if (addr != NULL) {
+        rc = uvt_udp_ensure_socket(self, addr->sa_family, 0);
+    }
+    if (rc == 0) {
+        rc = uv_udp_try_send(&self->box->uv.udp, data.iov,
+                             (unsigned)data.count, addr);
+    }
+    uvt_buffers_release(&data);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_udp_try_send");
+    }
+    return PyLong_FromLong(rc);
+}
+
+#if UV_VERSION_HEX >= 0x013200
+const char uvt_udp_try_send2_doc[] =
+"try_send2($self, messages, /)\n--\n\n"
+"Send several datagrams at once, a sequence of (addr, data) as of send(), and\n"
+"return how many the kernel took.  Since libuv 1.50.\n\n"
+"Raises as send(), and UDPError (EAGAIN: none could be sent now, or others\n"
+"wait).";
+
+typedef struct Message {
+    struct sockaddr_storage storage;
+    UvtBuffers data;
+} Message;
+
+/* What uv_udp_try_send2 takes, for n messages, with the messages behind it. */
+typedef struct Batch {
+    Py_ssize_t count;               /* of messages that hold their data */
+    uv_buf_t **iov;
+    unsigned *iov_count;
+    struct sockaddr **addrs;
+    Message *messages;
+} Batch;
+
+static bool
+batch_add(UvtHandle *self, Batch *batch, PyObject *item)
+{
+    Message *message = &batch->messages[batch->count];
+    if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "UDP.try_send2(): a message must be a tuple (addr, data), "
+                     "not %.200s", Py_TYPE(item)->tp_name);
+        return false;
+    }
+    if (!parse_target(self, "UDP.try_send2", PyTuple_GET_ITEM(item, 0),
+                      &message->storage, &batch->addrs[batch->count])
+        || !uvt_buffers_get(&message->data, "UDP.try_send2",
+                            PyTuple_GET_ITEM(item, 1))) {
+        return false;
+    }
+    batch->iov[batch->count] = message->data.iov;
+    batch->iov_count[batch->count] = (unsigned)message->data.count;
+    batch->count++;
+    return true;
+}
+
+static void
+batch_free(Batch *batch)
+{
+    for (Py_ssize_t i = 0; i < batch->count; i++) {
+        uvt_buffers_release(&batch->messages[i].data);
+    }
+    PyMem_Free(batch->iov);
+    PyMem_Free(batch->iov_count);
+    PyMem_Free(batch->addrs);
+    PyMem_Free(batch->messages);
+}
+
+static PyObject *
+batch_send(UvtHandle *self, Batch *batch)
+{
+    int rc = 0;
+    if (!uvt_handle_check_free(self, "UDP.try_send2")) {
+        return NULL;
+    }
+    if (batch->count == 0) {
+        return PyLong_FromLong(0);
+    }
+    if (batch->addrs[0] != NULL) {
+        rc = uvt_udp_ensure_socket(self, batch->addrs[0]->sa_family, 0);
+    }
+    if (rc == 0) {
+        rc = uv_udp_try_send2(&self->box->uv.udp, (unsigned)batch->count,
+                              batch->iov, batch->iov_count, batch->addrs, 0);
+    }
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_udp_try_send2");
+    }
+    return PyLong_FromLong(rc);
+}
+
+PyObject *
+uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
+{
+    PyObject *items = PySequence_Tuple(messages);
+    Batch batch = {0};
+    PyObject *result = NULL;
+    Py_ssize_t count;
+    bool good;
+
+    if (items == NULL) {
+        return NULL;
+    }
+    count = PyTuple_GET_SIZE(items);
+    batch.iov = PyMem_New(uv_buf_t *, count);
+    batch.iov_count = PyMem_New(unsigned, count);
+    batch.addrs = PyMem_New(struct sockaddr *, count);
+    batch.messages = PyMem_Calloc((size_t)count, sizeof(Message));
+    good = batch.iov != NULL && batch.iov_count != NULL && batch.addrs != NULL
+        && batch.messages != NULL;
+    if (!good) {
+        PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; good && i < count; i++) {
+        good = batch_add(self, &batch, PyTuple_GET_ITEM(items, i));
+    }
+    if (good) {
+        result = batch_send(self, &batch);
+    }
+    batch_free(&batch);
+    Py_DECREF(items);
+    return result;
+}
+#endif

@@ -1,0 +1,94 @@
+/* The state of one uvtulip._uv module and what its files share.
+ *
+ * There is one UvtState for each interpreter that has imported the module.
+ * Every object of the module's types keeps its type, the type keeps the
+ * module, so a borrowed UvtState pointer in an object is good for its life.
+ */
+#ifndef UVT_UVMODULE_H
+#define UVT_UVMODULE_H
+
+#include "compat.h"
+#include <uv.h>
+
+/* The exception classes, in the order of the table in errors.c.  A class that
+ * comes after another may derive from it. */
+typedef enum {
+    UVT_EXC_UV,
+    UVT_EXC_THREAD,
+    UVT_EXC_FS,
+    UVT_EXC_HANDLE,
+    UVT_EXC_CLOSED,
+    UVT_EXC_ASYNC,
+    UVT_EXC_CHECK,
+    UVT_EXC_FSEVENT,
+    UVT_EXC_FSPOLL,
+    UVT_EXC_IDLE,
+    UVT_EXC_POLL,
+    UVT_EXC_PREPARE,
+    UVT_EXC_PROCESS,
+    UVT_EXC_SIGNAL,
+    UVT_EXC_TIMER,
+    UVT_EXC_UDP,
+    UVT_EXC_STREAM,
+    UVT_EXC_TCP,
+    UVT_EXC_PIPE,
+    UVT_EXC_TTY,
+    UVT_EXC_COUNT
+} UvtExc;
+
+typedef struct UvtState {
+    PyObject *module;               /* borrowed: the module owns this state */
+    PyTypeObject *loop_type;
+    PyTypeObject *handle_type;
+    PyTypeObject *stream_type;
+    PyTypeObject *tcp_type;
+    PyTypeObject *pipe_type;
+    PyTypeObject *udp_type;
+    PyTypeObject *poll_type;
+    PyTypeObject *timer_type;
+    PyTypeObject *signal_type;
+    PyTypeObject *async_type;
+    PyTypeObject *idle_type;
+    PyTypeObject *prepare_type;
+    PyTypeObject *check_type;
+    PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
+    PyObject *default_loop;         /* what Loop.default_loop() made, or NULL */
+    PyObject *set_wakeup_fd;        /* signal.set_wakeup_fd */
+    PyObject *main_thread;          /* threading.main_thread */
+    PyObject *str_excepthook;
+    PyObject *str_ident;
+} UvtState;
+
+extern struct PyModuleDef uvt_module;
+
+static inline UvtState *
+uvt_state(PyObject *module)
+{
+    return PyModule_GetState(module);
+}
+
+/* The state behind a type of this module or a subclass of one. */
+UvtState *uvt_state_of_type(PyTypeObject *type);
+
+/* Each file adds its own types to the module; 0, or -1 with an exception. */
+UVT_CHECKED int uvt_errors_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_loop_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_handle_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_stream_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_tcp_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_pipe_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_udp_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_poll_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_timer_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_signal_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_async_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_watcher_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_constants_setup(PyObject *module);
+UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
+
+/* Makes a type from its spec, adds it to the module and stores a strong
+ * reference in *slot. */
+UVT_CHECKED int uvt_add_type(PyObject *module, PyTypeObject **slot,
+                             PyType_Spec *spec, PyTypeObject *base);
+
+#endif

@@ -1,0 +1,221 @@
+/* How Python's signals reach a blocked poll.  While the main thread runs a
+ * loop, signal.set_wakeup_fd() points at a socket pair of that loop, whose
+ * other end is watched by a poll that does not keep the loop alive; a byte
+ * there makes the interpreter run its signal handlers.  A wake-up descriptor
+ * that was set before gets the bytes as well, and is put back after the run.
+ * All functions run on the loop's thread.
+ */
+#include "errors.h"
+#include "handle.h"
+#include "loop.h"
+#include <errno.h>
+#include <unistd.h>
+
+typedef struct UvtWakeup {
+    uv_poll_t poll;         /* of fds[0]; its data is this struct */
+    int fds[2];             /* [1] is what set_wakeup_fd gets */
+    int previous;           /* the descriptor that was set before, or -1 */
+    bool active;            /* between start and stop */
+} UvtWakeup;
+
+/* Sets the descriptor and returns the old one; -2 with an exception. */
+static int
+set_wakeup_fd(UvtState *st, int fd)
+{
+    PyObject *result = PyObject_CallFunction(st->set_wakeup_fd, "i", fd);
+    int old;
+    if (result == NULL) {
+        return -2;
+    }
+    old = (int)PyLong_AsLong(result);
+    Py_DECREF(result);
+    if (old == -1 && PyErr_Occurred()) {
+        return -2;
+    }
+    return old;
+}
+
+/* The other owner's end may be full or gone; it has to cope with lost bytes,
+ * as with the interpreter's own. */
+static void
+forward(int fd, const unsigned char *bytes, ssize_t n)
+{
+    ssize_t rc;
+    do {
+        rc = write(fd, bytes, (size_t)n);
+    } while (rc < 0 && errno == EINTR);
+}
+
+static void
+on_wakeup(uv_poll_t *uv, int status, int events)
+{
+    UvtWakeup *wakeup = uv->data;
+    UvtLoop *loop = uvt_loop_of(uv->loop);
+    unsigned char bytes[256];
+    ssize_t n;
+
+    if (loop == NULL || status < 0) {
+        return;
+    }
+    uvt_loop_attach(loop);
+    while ((n = read(wakeup->fds[0], bytes, sizeof(bytes))) > 0) {
+        if (wakeup->previous >= 0) {
+            forward(wakeup->previous, bytes, n);
+        }
+        if (loop->hooks != NULL && loop->hooks->signals != NULL) {
+            loop->hooks->signals(loop->hooks_owner, bytes, (size_t)n);
+        }
+    }
+    if (PyErr_CheckSignals() < 0) {
+        uvt_loop_raise_later(loop);
+    }
+}
+
+static void
+on_wakeup_closed(uv_handle_t *uv)
+{
+    UvtWakeup *wakeup = uv->data;
+    if (wakeup->fds[0] >= 0) {
+        close(wakeup->fds[0]);
+    }
+    close(wakeup->fds[1]);
+    PyMem_RawFree(wakeup);
+}
+
+static int
+wakeup_create(UvtLoop *self)
+{
+    UvtWakeup *wakeup = PyMem_RawCalloc(1, sizeof(UvtWakeup));
+    uv_os_sock_t fds[2];
+    int rc;
+
+    if (wakeup == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    rc = uv_socketpair(SOCK_STREAM, 0, fds, UV_NONBLOCK_PIPE, UV_NONBLOCK_PIPE);
+    if (rc < 0) {
+        PyMem_RawFree(wakeup);
+        uvt_raise(self->st, UVT_EXC_UV, rc, "uv_socketpair");
+        return -1;
+    }
+    wakeup->fds[0] = fds[0];
+    wakeup->fds[1] = fds[1];
+    wakeup->previous = -1;
+    uvt_guard_fresh_fd(self->core, fds[0]);
+    rc = uv_poll_init(&self->core->uv, &wakeup->poll, fds[0]);
+    if (rc < 0) {
+        close(fds[0]);
+        close(fds[1]);
+        PyMem_RawFree(wakeup);
+        uvt_raise(self->st, UVT_EXC_UV, rc, "uv_poll_init");
+        return -1;
+    }
+    wakeup->poll.data = wakeup;
+    (void)uv_poll_start(&wakeup->poll, UV_READABLE, on_wakeup);
+    uv_unref((uv_handle_t *)&wakeup->poll);
+    self->wakeup = wakeup;
+    return 0;
+}
+
+/* 1: the current thread is the main one, which gets the signals; 0; or -1 with
+ * an exception.  Asked anew each time: a fork makes another thread the main
+ * one. */
+static int
+on_main_thread(UvtState *st)
+{
+    PyObject *thread = PyObject_CallNoArgs(st->main_thread), *ident;
+    unsigned long id;
+    if (thread == NULL) {
+        return -1;
+    }
+    ident = PyObject_GetAttr(thread, st->str_ident);
+    Py_DECREF(thread);
+    if (ident == NULL) {
+        return -1;
+    }
+    id = PyLong_AsUnsignedLong(ident);
+    Py_DECREF(ident);
+    if (id == (unsigned long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    return id == PyThread_get_thread_ident();
+}
+
+/* Sub-interpreters get no signals: there set_wakeup_fd raises ValueError. */
+int
+uvt_wakeup_start(UvtLoop *self)
+{
+    int previous, on_main = on_main_thread(self->st);
+    if (on_main <= 0) {
+        return on_main;
+    }
+    if (self->wakeup == NULL && wakeup_create(self) < 0) {
+        return -1;
+    }
+    previous = set_wakeup_fd(self->st, self->wakeup->fds[1]);
+    if (previous == -2) {
+        if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    self->wakeup->previous = previous;
+    self->wakeup->active = true;
+    return 0;
+}
+
+void
+uvt_wakeup_stop(UvtLoop *self)
+{
+    UvtWakeup *wakeup = self->wakeup;
+    PyObject *raised;
+    int replaced;
+
+    if (wakeup == NULL || !wakeup->active) {
+        return;
+    }
+    raised = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
+    wakeup->active = false;
+    replaced = set_wakeup_fd(self->st, wakeup->previous);
+    if (replaced == -2) {
+        /* The old descriptor was closed meanwhile. */
+        PyErr_Clear();
+        replaced = set_wakeup_fd(self->st, -1);
+    }
+    if (replaced != wakeup->fds[1] && replaced != -2) {
+        /* Somebody set another one during the run: theirs stays. */
+        replaced = set_wakeup_fd(self->st, replaced);
+    }
+    if (replaced == -2) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    wakeup->previous = -1;
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
+void
+uvt_wakeup_free(UvtLoop *self)
+{
+    UvtWakeup *wakeup = self->wakeup;
+    if (wakeup != NULL) {
+        self->wakeup = NULL;
+        uv_close((uv_handle_t *)&wakeup->poll, on_wakeup_closed);
+    }
+}
+
+bool
+uvt_wakeup_lost(UvtLoop *self, const uv__io_t *watcher)
+{
+    if (self == NULL || self->wakeup == NULL
+        || watcher != &self->wakeup->poll.io_watcher) {
+        return false;
+    }
+    uvt_wakeup_stop(self);
+    self->wakeup->fds[0] = -1;
+    uvt_wakeup_free(self);
+    return true;
+}

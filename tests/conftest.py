@@ -1,0 +1,36 @@
+"""A limit on the time of each test, enforced from outside the tested code.
+
+A test that hangs in C, or with the interpreter's lock held, cannot be stopped by
+an exception.  A watchdog thread of faulthandler, which needs no lock, prints the
+stack of every thread and ends the process.
+"""
+
+import faulthandler
+import os
+from collections.abc import Iterator
+
+import pytest
+
+LIMIT = float(os.environ.get("UVTULIP_TEST_LIMIT", "60"))
+stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Output is not being captured at this moment: keep the real stderr.
+    config.stash[stderr] = os.dup(2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[stderr])
+    del config.stash[stderr]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    faulthandler.dump_traceback_later(
+        LIMIT, exit=True, file=item.config.stash[stderr]
+    )
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,56 @@
+"""Fixtures of the tests of raw handles."""
+
+import gc
+
+import pytest
+
+from uvtulip import uv
+
+
+class CheckedLoop(uv.Loop):
+    """A loop that keeps what its callbacks raise, for run_checked()."""
+
+    def __init__(self):
+        super().__init__()
+        self.raised = []
+
+    def excepthook(self, kind, value, traceback):
+        self.raised.append(value)
+        self.stop()
+
+    def run_checked(self, seconds=10.0):
+        """Run until nothing is left; raise what a callback raised, or
+        TimeoutError when it takes too long."""
+        late = []
+
+        def on_timeout(timer):
+            late.append(True)
+            self.stop()
+
+        timer = uv.Timer(self)
+        timer.start(on_timeout, seconds, 0)
+        timer.ref = False
+        self.run()
+        if not timer.closed:
+            timer.close()
+            del timer
+            self.run(uv.UV_RUN_NOWAIT)
+        if self.raised:
+            raise self.raised.pop(0)
+        if late:
+            raise TimeoutError(f"still open: {self.handles}")
+
+
+@pytest.fixture
+def loop():
+    """A CheckedLoop; whatever a test leaves open is closed after it."""
+    loop = CheckedLoop()
+    yield loop
+    for handle in loop.handles:
+        if not handle.closed:
+            handle.close()
+    loop.run(uv.UV_RUN_NOWAIT)
+    loop.run(uv.UV_RUN_NOWAIT)
+    assert loop.handles == []
+    loop.close()
+    gc.collect()

@@ -1,0 +1,135 @@
+"""Descriptors that vanish under a handle: libuv would abort the process."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from uvtulip import uv
+
+
+def stream(loop):
+    a, b = socket.socketpair()
+    handle = uv.TCP(loop)
+    handle.open(a.detach())
+    return handle, b
+
+
+def test_closed_before_the_first_poll(loop):
+    handle, peer = stream(loop)
+    with peer:
+        handle.start_read(lambda *args: None)
+        os.close(handle.fileno())
+        loop.run_checked()
+        assert handle.closed
+
+
+def test_closed_and_reused_by_a_file(loop, tmp_path):
+    handle, peer = stream(loop)
+    with peer:
+        handle.start_read(lambda *args: None)
+        fd = handle.fileno()
+        os.close(fd)
+        file = os.open(tmp_path / "f", os.O_CREAT | os.O_RDWR)
+        if file != fd:
+            os.dup2(file, fd)
+            os.close(file)
+        loop.run_checked()
+        assert handle.closed
+
+
+def test_poll_hears_ebadf(loop):
+    a, b = socket.socketpair()
+    with b:
+        poll = uv.Poll(loop, a)
+        seen = []
+        poll.start(uv.UV_READABLE, lambda h, events, error: seen.append(
+            (events, error)))
+        a.close()
+        loop.run_checked()
+        assert seen == [(None, uv.errno.UV_EBADF)]
+        assert not poll.active
+        poll.close()
+
+
+def test_descriptor_closed_under_a_watching_poll_and_reused(loop):
+    a, b = socket.socketpair()
+    with b:
+        poll = uv.Poll(loop, a)
+        seen = []
+        poll.start(uv.UV_READABLE, lambda h, events, error: seen.append(error))
+        loop.run(uv.UV_RUN_NOWAIT)
+        fd = a.fileno()
+        a.close()
+        client = uv.TCP(loop, socket.AF_INET)
+        if client.fileno() == fd:
+            assert seen == [uv.errno.UV_EBADF] and not poll.active
+        server = socket.create_server(("127.0.0.1", 0))
+        with server:
+            done = []
+            client.connect(server.getsockname(),
+                           lambda h, error: (done.append(error), h.close()))
+            while not done:
+                loop.run(uv.UV_RUN_ONCE)
+        poll.close()
+        loop.run_checked()
+        assert done == [None]
+
+
+@pytest.mark.parametrize("kind", ["write", "poll", "udp", "listen", "connect"])
+def test_close_everything_behind_libuv(kind):
+    """In a process of its own: an abort would take the test run along."""
+    code = textwrap.dedent("""
+        import os, socket
+        from uvtulip import uv
+        kind = %r
+        loop = uv.Loop()
+        a, b = socket.socketpair()
+        if kind == "write":
+            handle = uv.TCP(loop)
+            handle.open(a.detach())
+            handle.start_read(lambda *args: None)
+            loop.run(uv.UV_RUN_NOWAIT)
+            for _ in range(100):
+                handle.write(b"x" * 100000, lambda h, e: None)
+            os.close(handle.fileno())
+        elif kind == "poll":
+            handle = uv.Poll(loop, a)
+            handle.start(uv.UV_READABLE, lambda *args: None)
+            loop.run(uv.UV_RUN_NOWAIT)
+            a.close()
+            try:
+                handle.start(uv.UV_WRITABLE, lambda *args: None)
+            except uv.error.PollError:
+                pass
+        elif kind == "udp":
+            handle = uv.UDP(loop)
+            handle.bind(("127.0.0.1", 0))
+            handle.start_recv(lambda *args: None)
+            os.close(handle.fileno())
+        elif kind == "listen":
+            handle = uv.TCP(loop)
+            handle.bind(("127.0.0.1", 0))
+            handle.listen(lambda *args: None)
+            os.close(handle.fileno())
+        else:
+            handle = uv.TCP(loop, socket.AF_INET)
+            os.close(handle.fileno())
+            try:
+                handle.connect(("127.0.0.1", 1), lambda *args: None)
+            except OSError:
+                pass
+        for _ in range(5):
+            loop.run(uv.UV_RUN_NOWAIT)
+        if not handle.closed:
+            handle.close()
+        loop.run(uv.UV_RUN_NOWAIT)
+        print("alive")
+    """) % kind
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True,
+                          text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "alive\n"

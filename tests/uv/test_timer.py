@@ -1,0 +1,325 @@
+"""Timer."""
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from uvtulip import uv
+
+
+def fail(*args):
+    raise AssertionError("called")
+
+
+def test_fires_once(loop):
+    calls = []
+    timer = uv.Timer(loop)
+    assert timer.start(calls.append, 0.001) is None
+    assert timer.active
+    loop.run_checked()
+    assert calls == [timer]
+    assert not timer.active and not timer.closed
+
+
+def test_never_early_by_the_time_of_the_loop(loop):
+    loop.update_time()
+    begin = loop.now()
+    seen = []
+    for ms in (3, 1, 7, 5):
+        uv.Timer(loop).start(lambda t, ms=ms: seen.append((ms, loop.now())),
+                             ms / 1000)
+    loop.run_checked()
+    assert [ms for ms, _ in seen] == [1, 3, 5, 7]
+    assert all(now - begin >= ms for ms, now in seen)
+
+
+def test_repeats_until_stopped(loop):
+    calls = []
+
+    def on_timer(t):
+        calls.append(t.repeat)
+        if len(calls) == 3:
+            t.stop()
+
+    timer = uv.Timer(loop)
+    timer.start(on_timer, 0, 0.001)
+    loop.run_checked()
+    assert calls == [0.001] * 3
+    assert not timer.active
+
+
+def test_start_again_replaces(loop):
+    calls = []
+    timer = uv.Timer(loop)
+    timer.start(fail, 100)
+    timer.start(calls.append, 0)
+    loop.run_checked()
+    assert calls == [timer]
+
+
+def test_start_inside_the_callback(loop):
+    calls = []
+
+    def first(t):
+        calls.append("first")
+        t.start(second, 0)
+
+    def second(t):
+        calls.append("second")
+
+    timer = uv.Timer(loop)
+    timer.start(first, 0)
+    loop.run_checked()
+    assert calls == ["first", "second"]
+
+
+def test_stop_is_harmless_and_keeps_the_callback(loop):
+    calls = []
+    timer = uv.Timer(loop)
+    timer.stop()
+    timer.start(lambda t: (calls.append(t), t.stop()), 100, 0.001)
+    timer.stop()
+    timer.stop()
+    assert not timer.active
+    timer.again()
+    assert timer.active
+    loop.run_checked()
+    assert calls == [timer]
+
+
+def test_again(loop):
+    timer = uv.Timer(loop)
+    with pytest.raises(uv.error.TimerError) as info:
+        timer.again()
+    assert info.value.name == "EINVAL" and info.value.call == "uv_timer_again"
+    timer.start(fail, 100)
+    timer.stop()
+    timer.again()
+    assert not timer.active     # no repeat: nothing to do
+    timer.repeat = 200
+    timer.again()
+    assert timer.active and timer.get_due_in() > 150
+    timer.close()
+    loop.run_checked()
+
+
+def test_repeat(loop):
+    timer = uv.Timer(loop)
+    assert timer.repeat == 0.0 and type(timer.repeat) is float
+    timer.repeat = 1.5
+    assert timer.repeat == 1.5
+    with pytest.raises(ValueError):
+        timer.repeat = -1
+    with pytest.raises(TypeError):
+        timer.repeat = "1"
+    with pytest.raises(AttributeError):
+        del timer.repeat
+    assert timer.repeat == 1.5
+
+
+def test_get_due_in(loop):
+    timer = uv.Timer(loop)
+    assert timer.get_due_in() == 0.0
+    timer.start(fail, 50)
+    assert 49 < timer.get_due_in() <= 50
+    timer.stop()
+    timer.close()
+    loop.run_checked()
+
+
+def test_huge_times(loop):
+    timer = uv.Timer(loop)
+    for seconds in (1e15, 1e18, 1e300):
+        timer.start(fail, seconds, seconds)
+        loop.run(uv.UV_RUN_NOWAIT)
+        assert timer.active
+    timer.close()
+    loop.run_checked()
+
+
+def test_close_inside_the_callback(loop):
+    calls = []
+    timer = uv.Timer(loop)
+    timer.start(lambda t: t.close(calls.append), 0, 0.001)
+    loop.run_checked()
+    assert calls == [timer] and timer.loop is None
+
+
+def test_close_of_another_that_is_due(loop):
+    timers = [uv.Timer(loop), uv.Timer(loop)]
+    calls = []
+
+    def close_both(t):
+        calls.append(t)
+        for timer in timers:
+            timer.close()
+
+    for timer in timers:
+        timer.start(close_both, 0)
+    loop.run_checked()
+    assert calls == timers[:1]
+
+
+def test_exception_in_a_callback(loop):
+    def broken(t):
+        raise ValueError("in timer")
+
+    timer = uv.Timer(loop)
+    timer.start(broken, 0)
+    with pytest.raises(ValueError, match="in timer"):
+        loop.run_checked()
+    assert not timer.active
+    timer.start(lambda t: None, 0)
+    loop.run_checked()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_other_exceptions_end_the_run(kind):
+    loop = uv.Loop()
+    timer = uv.Timer(loop)
+
+    def leave(t):
+        raise kind
+
+    timer.start(leave, 0, 0.001)
+    with pytest.raises(kind):
+        loop.run()
+    assert timer.active
+    timer.close()
+    loop.run()
+    loop.close()
+
+
+def test_many_timers_in_order(loop):
+    seen = []
+    for i in range(1000):
+        uv.Timer(loop).start(lambda t, i=i: seen.append(i % 10), (i % 10) / 1000)
+    loop.run_checked()
+    assert seen == sorted(seen) and len(seen) == 1000
+
+
+def test_closed(loop):
+    timer = uv.Timer(loop)
+    timer.start(fail, 1)
+    timer.close()
+    for _ in range(2):
+        for call in (lambda: timer.start(fail, 1), timer.stop, timer.again,
+                     timer.get_due_in):
+            with pytest.raises(uv.error.HandleClosedError):
+                call()
+        loop.run_checked()
+
+
+def test_uninitialised():
+    bare = uv.Timer.__new__(uv.Timer)
+    for call in (lambda: bare.start(fail, 1), bare.stop, bare.again,
+                 bare.get_due_in, lambda: bare.repeat,
+                 lambda: setattr(bare, "repeat", 1)):
+        with pytest.raises(RuntimeError, match="not initialised"):
+            call()
+
+
+def test_second_init(loop):
+    timer = uv.Timer(loop)
+    timer.start(fail, 100)
+    with pytest.raises(RuntimeError, match="already"):
+        timer.__init__(loop)
+    assert timer.active
+    timer.close()
+    loop.run_checked()
+
+
+def test_wrong_thread_while_running(loop):
+    timer = uv.Timer(loop)
+    seen = []
+
+    def other():
+        for call in (lambda: timer.start(fail, 1), timer.stop, timer.again,
+                     timer.get_due_in, timer.close, lambda: timer.repeat):
+            with pytest.raises(RuntimeError, match="thread"):
+                call()
+            seen.append(True)
+
+    def on_timer(t):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    timer.start(on_timer, 0)
+    loop.run_checked()
+    assert len(seen) == 6
+
+
+def test_any_thread_may_use_it_while_nobody_runs_the_loop(loop):
+    calls = []
+    thread = threading.Thread(
+        target=lambda: uv.Timer(loop).start(calls.append, 0))
+    thread.start()
+    thread.join()
+    loop.run_checked()
+    assert len(calls) == 1
+
+
+def test_ticking_one_lives_without_a_name(loop):
+    calls = []
+    timer = uv.Timer(loop)
+    timer.start(lambda t: calls.append(True), 0.001)
+    ref = weakref.ref(timer)
+    del timer
+    gc.collect()
+    assert ref() is not None
+    loop.run_checked()
+    assert calls == [True]
+    assert ref() is None        # it fired and nobody has it
+
+
+def test_cycle_is_collected_when_it_does_not_tick(loop):
+    class Mine(uv.Timer):
+        pass
+
+    timer = Mine(loop)
+    timer.callback = lambda t, timer=timer: timer
+    timer.start(timer.callback, 100)
+    ref = weakref.ref(timer)
+    timer.stop()
+    del timer
+    gc.collect()
+    assert ref() is None
+    loop.run_checked()
+    loop.run(uv.UV_RUN_NOWAIT)
+    assert loop.handles == []
+
+
+def test_collected_with_its_loop_while_it_ticks():
+    loop = uv.Loop()
+    timer = uv.Timer(loop)
+    timer.start(lambda t, timer=timer: timer, 100)
+    refs = [weakref.ref(timer), weakref.ref(loop)]
+    del timer, loop
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
+
+
+def test_subclass_with_attributes(loop):
+    class Mine(uv.Timer):
+        def __init__(self, loop, word):
+            super().__init__(loop)
+            self.word = word
+
+    timer = Mine(loop, "x")
+    said = []
+    timer.start(lambda t: said.append(t.word), 0)
+    loop.run_checked()
+    assert said == ["x"]
+
+
+def test_unreferenced_timer_does_not_keep_the_loop(loop):
+    timer = uv.Timer(loop)
+    timer.start(fail, 100)
+    timer.ref = False
+    begin = time.monotonic()
+    assert loop.run() is False
+    assert time.monotonic() - begin < 50
