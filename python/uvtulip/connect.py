@@ -1,0 +1,400 @@
+"""Connecting: addresses in their order, happy eyeballs, sockets taken over.
+
+An attempt is a raw TCP handle that connects; it is closed by whoever finds that
+it is not wanted, so that no descriptor is left behind wherever a caller is
+cancelled.  Everything runs on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio.log import logger
+
+from ._transports import StreamTransport
+from ._uv import TCP
+from .resolve import ResolvingLoop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from collections.abc import Callable, Coroutine, Iterable
+    from typing import Any, TypeVar
+
+    from .resolve import AddrInfo, SockAddr
+
+    P = TypeVar("P", bound=asyncio.BaseProtocol)
+    SSL = ssl_module.SSLContext | bool | None
+    Attempt = Callable[[], Coroutine[Any, Any, TCP]]
+
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
+def refuse_tls(method: str, ssl: SSL, **only_with_tls: object) -> None:
+    """Say that TLS is not there, and check what makes sense only with it."""
+    if ssl:
+        raise NotImplementedError(f"{method}(ssl=...): this loop has no TLS")
+    for name, value in only_with_tls.items():
+        if value is not None:
+            raise ValueError(f"{name} is only meaningful with ssl")
+
+
+def check_stream_socket(sock: socket.socket) -> None:
+    """Refuse what cannot become a TCP handle."""
+    check_no_ssl_socket(sock)
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+
+
+def check_no_ssl_socket(sock: object) -> None:
+    ssl = sys.modules.get("ssl")
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        raise TypeError("Socket cannot be of type SSLSocket")
+
+
+def check_internet(method: str, sock: socket.socket) -> None:
+    if sock.family not in _INTERNET:
+        family = getattr(sock.family, "name", sock.family)
+        raise NotImplementedError(
+            f"{method}(sock=...): this loop has no transport for {family}"
+        )
+
+
+def interleaved(infos: Iterable[AddrInfo], first: int) -> list[AddrInfo]:
+    """Take the families in turn, after `first` addresses of the first one."""
+    queues: dict[int, list[AddrInfo]] = {}
+    for info in infos:
+        queues.setdefault(info[0], []).append(info)
+    lists = list(queues.values())
+    result = lists[0][: first - 1]
+    del lists[0][: first - 1]
+    while any(lists):
+        result += [queue.pop(0) for queue in lists if queue]
+    return result
+
+
+def open_detached(handle: TCP, sock: socket.socket) -> None:
+    """Move the socket's descriptor into the handle."""
+    handle.open(sock.fileno())
+    sock.detach()
+
+
+def _close_result(task: asyncio.Task[TCP]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+class ConnectingLoop(ResolvingLoop):
+    """create_connection() and connect_accepted_socket()."""
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], P],
+        host: str | bytes | None = None,
+        port: int | str | bytes | None = None,
+        *,
+        ssl: SSL = None,
+        family: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+        sock: socket.socket | None = None,
+        local_addr: tuple[str, int] | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        happy_eyeballs_delay: float | None = None,
+        interleave: int | None = None,
+        all_errors: bool = False,
+    ) -> tuple[asyncio.Transport, P]:
+        """Connect by TCP to a host, or take over a connected socket.
+
+        Returns (transport, protocol).  With `sock` the descriptor moves to the
+        transport; when this fails or is cancelled, the socket stays as it was.
+        """
+        refuse_tls(
+            "create_connection",
+            ssl,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._check_closed()
+        if sock is not None:
+            if host is not None or port is not None:
+                raise ValueError(
+                    "host/port and sock can not be specified at the same time"
+                )
+            check_stream_socket(sock)
+            check_internet("create_connection", sock)
+            made = await self._adopt(protocol_factory, sock)
+        elif host is None and port is None:
+            raise ValueError("host and port was not specified and no sock specified")
+        else:
+            infos = await self._resolve(
+                (host, port), family=family, proto=proto, flags=flags
+            )
+            local = None
+            if local_addr is not None:
+                local = await self._resolve(
+                    local_addr, family=family, proto=proto, flags=flags
+                )
+            if interleave is None and happy_eyeballs_delay is not None:
+                interleave = 1
+            if interleave:
+                infos = interleaved(infos, interleave)
+            handle = await self._connect(infos, local, happy_eyeballs_delay, all_errors)
+            try:
+                protocol = protocol_factory()
+            except BaseException:
+                handle.close()
+                raise
+            made = await self._start_transport(handle, protocol)
+        if self.get_debug():
+            logger.debug(
+                "%r connected to %s:%r: (%r, %r)",
+                made[0].get_extra_info("socket"),
+                host,
+                port,
+                *made,
+            )
+        return made
+
+    async def connect_accepted_socket(
+        self,
+        protocol_factory: Callable[[], P],
+        sock: socket.socket,
+        *,
+        ssl: SSL = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> tuple[asyncio.Transport, P]:
+        """Serve a connection that was accepted elsewhere.
+
+        Returns (transport, protocol), as create_connection(sock=...).
+        """
+        refuse_tls(
+            "connect_accepted_socket",
+            ssl,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._check_closed()
+        check_stream_socket(sock)
+        check_internet("connect_accepted_socket", sock)
+        made = await self._adopt(protocol_factory, sock)
+        if self.get_debug():
+            logger.debug(
+                "%r handled: (%r, %r)", made[0].get_extra_info("socket"), *made
+            )
+        return made
+
+    # ---- from a handle or a socket to a transport ----
+
+    async def _start_transport(
+        self, handle: TCP, protocol: P
+    ) -> tuple[asyncio.Transport, P]:
+        waiter = self.create_future()
+        try:
+            transport = StreamTransport(self, handle, protocol, waiter)
+        except BaseException:
+            handle.close()
+            raise
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    async def _adopt(
+        self, protocol_factory: Callable[[], P], sock: socket.socket
+    ) -> tuple[asyncio.Transport, P]:
+        """Make a transport of a connected socket.
+
+        The handle works on a second descriptor until nothing can go wrong any
+        more, so that the caller's can be given back.
+        """
+        sock.getpeername()  # Raises unless it is connected.
+        timeout = sock.gettimeout()
+        protocol = protocol_factory()
+        handle = TCP(self.uv_loop)
+        try:
+            fd = os.dup(sock.fileno())
+            try:
+                handle.open(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        except BaseException:
+            handle.close()
+            sock.settimeout(timeout)
+            raise
+        try:
+            made = await self._start_transport(handle, protocol)
+        except BaseException:
+            sock.settimeout(timeout)
+            raise
+        fd = sock.detach()
+        if fd >= 0:
+            os.close(fd)
+        return made
+
+    # ---- attempts ----
+
+    async def _connect(
+        self,
+        infos: list[AddrInfo],
+        local: list[AddrInfo] | None,
+        delay: float | None,
+        all_errors: bool,
+    ) -> TCP:
+        """Connect to one of the addresses, or raise what kept us from it."""
+        errors: list[list[OSError]] = []
+
+        def attempt_of(info: AddrInfo) -> Attempt:
+            async def attempt() -> TCP:
+                mine: list[OSError] = []
+                errors.append(mine)
+                return await self._attempt(info, local, mine)
+
+            return attempt
+
+        attempts = [attempt_of(info) for info in infos]
+        found: list[OSError] = []
+        handle = None
+        try:
+            if delay is not None:
+                handle = await self._race(attempts, delay)
+            else:
+                for attempt in attempts:
+                    try:
+                        handle = await attempt()
+                        break
+                    except OSError:
+                        continue
+            if handle is not None:
+                return handle
+            found = [exc for mine in errors for exc in mine]
+            if all_errors:
+                raise ExceptionGroup("create_connection failed", found)
+            if len({str(exc) for exc in found}) == 1:
+                raise found[0]
+            texts = ", ".join(str(exc) for exc in found)
+            raise OSError(f"Multiple exceptions: {texts}")
+        finally:
+            # The errors' tracebacks hold this frame.
+            errors = []
+            found = []
+            attempts = []
+
+    async def _attempt(
+        self, info: AddrInfo, local: list[AddrInfo] | None, errors: list[OSError]
+    ) -> TCP:
+        family, kind, proto, _, address = info
+        handle = TCP(self.uv_loop)
+        try:
+            if local is not None or proto not in (0, socket.IPPROTO_TCP):
+                # libuv can neither choose a protocol nor bind exclusively.
+                with socket.socket(family, kind, proto) as sock:
+                    if local is not None:
+                        errors.extend(_bind_first(sock, local))
+                        if errors:
+                            raise errors.pop()
+                    open_detached(handle, sock)
+            await self._connect_handle(handle, address)
+        except OSError as exc:
+            handle.close()
+            errors.append(exc)
+            raise
+        except BaseException:
+            handle.close()
+            raise
+        finally:
+            errors = []  # An error's traceback holds this frame.
+        return handle
+
+    async def _connect_handle(self, handle: TCP, address: SockAddr) -> None:
+        connected = self.create_future()
+
+        def on_connect(_: TCP, error: int | None) -> None:
+            if not connected.done():
+                connected.set_result(error)
+
+        try:
+            handle.connect(address, on_connect)  # type: ignore[arg-type]
+            code = await connected
+        except OSError as exc:
+            raise OSError(exc.errno, f"Connect call failed {address}") from None
+        if code is not None:
+            raise OSError(-code, f"Connect call failed {address}")
+
+    async def _race(self, attempts: list[Attempt], delay: float) -> TCP | None:
+        """Start an attempt every `delay` seconds, or as soon as the one before
+        it has failed; the first to connect wins and the others are undone."""
+        running: set[asyncio.Task[TCP]] = set()
+        winner: TCP | None = None
+        waiting = list(reversed(attempts))
+        newest: asyncio.Task[TCP] | None = None
+        due = 0.0
+        try:
+            while winner is None and (waiting or running):
+                if waiting and (newest is None or newest.done() or self.time() >= due):
+                    newest = self.create_task(waiting.pop()())
+                    running.add(newest)
+                    due = self.time() + delay
+                await asyncio.wait(
+                    running,
+                    timeout=max(0.0, due - self.time()) if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in [task for task in running if task.done()]:
+                    if task.cancelled() or task.exception() is not None:
+                        running.discard(task)
+                        _raise_unless_oserror(task)
+                    elif winner is None:
+                        running.discard(task)
+                        winner = task.result()
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+        except BaseException:
+            if winner is not None:
+                winner.close()
+            raise
+        finally:
+            for task in running:
+                task.cancel()
+                task.add_done_callback(_close_result)
+        return winner
+
+
+def _raise_unless_oserror(task: asyncio.Task[TCP]) -> None:
+    """Let a bug in an attempt be seen, not taken for a failed connection."""
+    if not task.cancelled():
+        exc = task.exception()
+        if exc is not None and not isinstance(exc, OSError):
+            raise exc
+
+
+def _bind_first(sock: socket.socket, local: list[AddrInfo]) -> list[OSError]:
+    """Bind to the first address that is to be had.
+
+    Returns nothing then, else why not.
+    """
+    failed = []
+    for family, _, _, _, address in local:
+        if family != sock.family:
+            continue
+        try:
+            sock.bind(address)
+        except OSError as exc:
+            reason = str(exc).lower()
+            text = f"error while attempting to bind on address {address!r}: {reason}"
+            failed.append(OSError(exc.errno, text))
+        else:
+            return []
+    family = sock.family
+    return failed or [OSError(f"no matching local address with {family=} found")]

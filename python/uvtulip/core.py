@@ -1,0 +1,307 @@
+"""How the loop is run, stopped, closed and debugged, and where errors go.
+
+CoreLoop is the C event loop with the asyncio methods around it that are called
+once per run, per error or per async generator.  All of it belongs to the thread
+that runs the loop, except call_exception_handler() and the hook for dropped
+generators, which may be called by any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+import warnings
+import weakref
+from asyncio import base_events, constants, events
+from asyncio.log import logger
+
+from ._transports import EventLoop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from concurrent.futures import ThreadPoolExecutor
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+    Context = dict[str, Any]
+    ExceptionHandler = Callable[[asyncio.AbstractEventLoop, Context], object]
+
+# What a task of run_until_complete() carries as its done callback: libraries
+# find the outermost task of a run by looking for this very function.
+_stop_when_done: Callable[[asyncio.Future[Any]], None] = (
+    base_events._run_until_complete_cb  # type: ignore[attr-defined]
+)
+
+_TRACEBACKS = {
+    "source_traceback": "Object created at (most recent call last):\n",
+    "handle_traceback": "Handle created at (most recent call last):\n",
+}
+
+
+def _debug_wanted() -> bool:
+    """Whether the interpreter was started for debugging asyncio."""
+    if sys.flags.dev_mode:
+        return True
+    return not sys.flags.ignore_environment and bool(
+        os.environ.get("PYTHONASYNCIODEBUG")
+    )
+
+
+def is_coroutine_like(callback: object) -> bool:
+    """Whether calling it would only make a coroutine, or it is one."""
+    import inspect
+
+    return asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback)
+
+
+class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
+    """The C loop, made runnable."""
+
+    _default_executor: ThreadPoolExecutor | None = None
+    _executor_shutdown_called = False
+    _exception_handler: ExceptionHandler | None = None
+    _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] | None = None
+    _asyncgens_shutdown_called = False
+    # The tracking depth to go back to; None: tracking is not ours to end.
+    _origin_depth: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        if _debug_wanted():
+            self.set_debug(True)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} running={self.is_running()} "
+            f"closed={self.is_closed()} debug={self.get_debug()}>"
+        )
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if self.is_closed():
+            return
+        _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
+        if not self.is_running():
+            self.close()
+
+    # ---- running ----
+
+    def _check_can_run(self) -> None:
+        self._check_closed()
+        if self.is_running():
+            raise RuntimeError("This event loop is already running")
+        if events._get_running_loop() is not None:
+            raise RuntimeError(
+                "Cannot run the event loop while another loop is running"
+            )
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        self._check_can_run()
+        hooks = sys.get_asyncgen_hooks()
+        try:
+            self._track_origins(self.get_debug())
+            sys.set_asyncgen_hooks(self._asyncgen_started, self._asyncgen_dropped)
+            events._set_running_loop(self)
+            self._run()
+        finally:
+            events._set_running_loop(None)
+            self._track_origins(False)
+            sys.set_asyncgen_hooks(*hooks)
+
+    def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
+        """Run until the awaitable is done; return its result or raise.
+
+        A coroutine is wrapped in a task.
+        """
+        self._check_can_run()
+        ours = not asyncio.isfuture(future)
+        task: asyncio.Future[T] = asyncio.ensure_future(
+            future,  # type: ignore[arg-type]
+            loop=self,
+        )
+        if ours:
+            # If the run ends early, the RuntimeError below says so.
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task.add_done_callback(_stop_when_done)
+        try:
+            self.run_forever()
+        except BaseException:
+            if ours and task.done() and not task.cancelled():
+                task.exception()  # It is being raised: mark it as seen.
+            raise
+        finally:
+            task.remove_done_callback(_stop_when_done)
+        if not task.done():
+            raise RuntimeError("Event loop stopped before Future completed.")
+        return task.result()
+
+    def close(self) -> None:
+        """Close the loop and all its handles; it cannot be run any more.
+
+        The default executor is told to end, but not waited for.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        if self.get_debug():
+            logger.debug("Close %r", self)
+        self._close()
+        self._executor_shutdown_called = True
+        executor = self._default_executor
+        if executor is not None:
+            self._default_executor = None
+            executor.shutdown(wait=False)
+
+    # ---- debug mode ----
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        if self.is_running():
+            self.call_soon_threadsafe(self._track_origins, enabled)
+
+    def _track_origins(self, enabled: bool) -> None:
+        """Have coroutines remember where they were made, or no longer."""
+        if bool(enabled) == (self._origin_depth is not None):
+            return
+        if enabled:
+            self._origin_depth = sys.get_coroutine_origin_tracking_depth()
+            sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
+        elif self._origin_depth is not None:
+            sys.set_coroutine_origin_tracking_depth(self._origin_depth)
+            self._origin_depth = None
+
+    def _check_callable(self, callback: object, method: str) -> None:
+        """Refuse what cannot be called, and coroutines and what makes them."""
+        if is_coroutine_like(callback):
+            raise TypeError(f"coroutines cannot be used with {method}()")
+        if not callable(callback):
+            raise TypeError(
+                f"a callable object was expected by {method}(), got {callback!r}"
+            )
+
+    # ---- async generators ----
+
+    def _asyncgen_started(self, agen: AsyncGenerator[Any, Any]) -> None:
+        if self._asyncgens_shutdown_called:
+            warnings.warn(
+                f"asynchronous generator {agen!r} was scheduled after "
+                f"loop.shutdown_asyncgens() call",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+        if self._asyncgens is None:
+            self._asyncgens = weakref.WeakSet()
+        self._asyncgens.add(agen)
+
+    def _asyncgen_dropped(self, agen: AsyncGenerator[Any, Any]) -> None:
+        # Called by the collector, in whichever thread it runs.
+        if self._asyncgens is not None:
+            self._asyncgens.discard(agen)
+        if not self.is_closed():
+            self.call_soon_threadsafe(self.create_task, agen.aclose())
+
+    async def shutdown_asyncgens(self) -> None:
+        """Close every async generator that is still being iterated."""
+        self._asyncgens_shutdown_called = True
+        if not self._asyncgens:
+            return
+        agens = list(self._asyncgens)
+        self._asyncgens.clear()
+        results = await asyncio.gather(
+            *(agen.aclose() for agen in agens), return_exceptions=True
+        )
+        for agen, result in zip(agens, results, strict=True):
+            if isinstance(result, Exception):
+                self.call_exception_handler(
+                    {
+                        "message": "an error occurred during closing of "
+                        f"asynchronous generator {agen!r}",
+                        "exception": result,
+                        "asyncgen": agen,
+                    }
+                )
+
+    # ---- errors nobody can catch ----
+
+    def get_exception_handler(self) -> ExceptionHandler | None:
+        """The handler set by set_exception_handler(); None: the default one."""
+        return self._exception_handler
+
+    def set_exception_handler(self, handler: ExceptionHandler | None) -> None:
+        """Have handler(loop, context) called for errors; None: the default."""
+        if handler is not None and not callable(handler):
+            raise TypeError(f"A callable object or None is expected, got {handler!r}")
+        self._exception_handler = handler
+
+    def default_exception_handler(self, context: Context) -> None:
+        """Log an error with all that its context says, one line for each."""
+        exception = context.get("exception")
+        exc_info: Any = False
+        if exception is not None:
+            exc_info = type(exception), exception, exception.__traceback__
+        if "source_traceback" not in context:
+            running = getattr(self, "_current_handle", None)
+            created = getattr(running, "_source_traceback", None)
+            if created:
+                context["handle_traceback"] = created
+        lines = [context.get("message") or "Unhandled exception in event loop"]
+        for key in sorted(context.keys() - {"message", "exception"}):
+            value = context[key]
+            if key in _TRACEBACKS:
+                stack = "".join(traceback.format_list(value)).rstrip()
+                lines.append(f"{key}: {_TRACEBACKS[key]}{stack}")
+            else:
+                lines.append(f"{key}: {value!r}")
+        logger.error("\n".join(lines), exc_info=exc_info)
+
+    def call_exception_handler(self, context: Context) -> None:
+        """Hand an error to the handler that is set, or to the default one.
+
+        The context has a 'message' and may have an 'exception', 'future',
+        'task', 'handle', 'protocol', 'transport', 'socket' and 'asyncgen'.
+        Whatever a handler raises is logged; only SystemExit and
+        KeyboardInterrupt come out of here.
+        """
+        handler = self._exception_handler
+        if handler is None:
+            self._guarded_default(context, "Exception in default exception handler")
+            return
+        try:
+            # The handler sees the context variables of what has failed.
+            subject = None
+            for key in ("task", "future", "handle"):
+                subject = context.get(key)
+                if subject is not None:
+                    break
+            get_context = getattr(subject, "get_context", None)
+            run = getattr(get_context and get_context(), "run", None)
+            if run is not None:
+                run(handler, self, context)
+            else:
+                handler(self, context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._guarded_default(
+                {
+                    "message": "Unhandled error in exception handler",
+                    "exception": exc,
+                    "context": context,
+                },
+                "Exception in default exception handler while handling an "
+                "unexpected error in custom exception handler",
+            )
+
+    def _guarded_default(self, context: Context, complaint: str) -> None:
+        # A subclass may have replaced the default handler by one that raises.
+        try:
+            self.default_exception_handler(context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            logger.error(complaint, exc_info=True)

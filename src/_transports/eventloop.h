@@ -1,0 +1,183 @@
+/* The C half of uvtulip.Loop. */
+#ifndef TULIP_EVENTLOOP_H
+#define TULIP_EVENTLOOP_H
+
+#include "transportsmodule.h"
+#include "callback.h"
+#include "ready.h"
+#include "timers.h"
+
+struct TulipStream;
+struct TulipServer;
+
+typedef struct TulipLoop {
+    PyObject_HEAD
+    TulipState *st;                 /* borrowed, through the type */
+    PyTypeObject *callback_type;    /* strong: of the free memory, too */
+    PyTypeObject *timer_type;       /* strong */
+    TulipCallback *free;            /* memory for new handles, a list */
+    unsigned free_count;
+    bool stopping;
+    bool closed;
+    bool debug;
+    bool polling;                   /* the poll may block right now */
+    bool due;                       /* the deadline fired in this turn */
+    TulipRing ready;                /* callbacks of this and the next turn */
+    TulipRing inbox;                /* without a GIL: from other threads */
+    TulipTimers timers;
+    int64_t armed;                  /* what `deadline` is set to, ns */
+    PyObject *uv_loop;              /* uvtulip.uv.Loop; strong */
+    uv_loop_t *uv;                  /* of uv_loop; NULL once closed */
+    PyObject *wakeup;               /* uv.Async; NULL before the first run */
+    uv_async_t *wakeup_uv;          /* of wakeup */
+    PyObject *deadline;             /* uv.Timer that ends a poll, or NULL */
+    struct TulipStream *dirty;      /* transports with unflushed writes */
+    PyObject *readiness;            /* {fd: Watcher} of add_reader, add_writer */
+    unsigned idle_watchers;         /* those in it without a callback */
+    PyObject *loop_kwargs;          /* {"loop": self} for Future and Task */
+    PyObject *task_factory;         /* NULL: none */
+    PyObject *signal_hook;          /* called with bytes of signums, or NULL */
+    PyObject *raised;               /* what _run has to raise, or NULL */
+    PyObject *current_handle;       /* debug mode: the one that runs */
+    double slow_callback_duration;
+    unsigned long thread_id;        /* of the running thread; 0: not running */
+#ifdef Py_GIL_DISABLED
+    PyMutex inbox_lock;             /* for inbox, polling, closed, wakeup_uv */
+#endif
+    PyObject *dict;
+    PyObject *weakrefs;
+} TulipLoop;
+
+/* ---- eventloop.c ---- */
+
+/* Raises RuntimeError("Event loop is closed") and returns false. */
+UVT_CHECKED bool tulip_loop_check_open(TulipLoop *self);
+/* In debug mode: RuntimeError when called from another thread than the one
+ * that runs the loop. */
+UVT_CHECKED bool tulip_loop_check_thread(TulipLoop *self);
+/* What call_soon() and the like demand: an open loop; in debug mode also the
+ * right thread (if `here`) and something that can be called. */
+UVT_CHECKED bool tulip_loop_check_call(TulipLoop *self, const char *method,
+                                       PyObject *callable, bool here);
+/* Takes a reference to a method's value apart: None is NULL. */
+void tulip_loop_set_hook(PyObject **slot, PyObject *value);
+
+/* ---- run.c ---- */
+
+/* Live time.monotonic() in nanoseconds. */
+int64_t tulip_now(void);
+
+/* Hands the raised exception to loop.call_exception_handler() as
+ * {"message", "exception", ...}; members that are NULL are left out.
+ * KeyboardInterrupt, SystemExit and what the handler raises are kept instead,
+ * and raised out of run_forever() at the end of this turn.  Leaves none set. */
+void tulip_loop_report(TulipLoop *self, const char *message,
+                       PyObject *transport, PyObject *protocol,
+                       TulipCallback *handle);
+/* The same with the context given, a dict without the exception; steals
+ * nothing.  -1 with the exception that has to leave run_forever(). */
+UVT_CHECKED int tulip_loop_report_context(TulipLoop *self, PyObject *context);
+/* Keeps the raised exception for _run to raise. */
+void tulip_loop_raise_later(TulipLoop *self);
+
+PyObject *tulip_loop_run(TulipLoop *self, PyObject *unused);
+PyObject *tulip_loop_stop(TulipLoop *self, PyObject *unused);
+
+/* ---- invoke.c ---- */
+
+/* Runs the callbacks that are ready now; 0, or -1 with an exception, and then
+ * the rest of them stays. */
+UVT_CHECKED int tulip_loop_run_ready(TulipLoop *self);
+
+/* ---- ready.c ---- */
+
+/* Appends a new handle; -1 with MemoryError, and it is dropped. */
+UVT_CHECKED int tulip_loop_enqueue(TulipLoop *self,
+                                   UVT_STEALS(2) TulipCallback *handle);
+/* The run ends: tracks what is left in the ring. */
+void tulip_loop_track_ready(TulipLoop *self);
+/* Appends a callback for the next turn; 0, or -1 with an exception. */
+UVT_CHECKED int tulip_loop_call_soon(TulipLoop *self, PyObject *callable,
+                                     PyObject *const *args, Py_ssize_t nargs,
+                                     PyObject *context);
+/* The same for a C function; owner and arg (may be NULL) are kept until it has
+ * run. */
+UVT_CHECKED int tulip_loop_call_soon_c(TulipLoop *self, TulipCFunction function,
+                                       PyObject *owner, PyObject *arg);
+PyObject *tulip_loop_py_call_soon(TulipLoop *self, PyObject *const *args,
+                                  Py_ssize_t nargs, PyObject *kwnames);
+
+/* ---- timers.c ---- */
+
+/* Before a poll that may block.  1: a timer is due, don't block; 0: the poll
+ * will end in time; -1 with an exception. */
+UVT_CHECKED int tulip_loop_arm(TulipLoop *self);
+/* Moves the timers that are due to the ready ring; 0, or -1 with MemoryError. */
+UVT_CHECKED int tulip_loop_move_due(TulipLoop *self);
+PyObject *tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args,
+                                Py_ssize_t nargs, PyObject *kwnames);
+
+/* ---- threadsafe.c ---- */
+
+extern const UvtLoopHooks tulip_loop_hooks;
+/* Makes the handle that wakes a blocked poll; 0, or -1 with an exception. */
+UVT_CHECKED int tulip_loop_open_wakeup(TulipLoop *self);
+/* Ends a poll that blocks; any thread. */
+void tulip_loop_wake(TulipLoop *self);
+/* After a poll. */
+void tulip_loop_end_poll(TulipLoop *self);
+/* Without a GIL: moves the inbox to the ready ring; 0, or -1. */
+UVT_CHECKED int tulip_loop_take_inbox(TulipLoop *self);
+/* From now on call_soon_threadsafe() refuses. */
+void tulip_loop_set_closed(TulipLoop *self);
+PyObject *tulip_loop_py_call_soon_threadsafe(TulipLoop *self,
+                                             PyObject *const *args,
+                                             Py_ssize_t nargs,
+                                             PyObject *kwnames);
+PyObject *tulip_loop_py_set_signal_hook(TulipLoop *self, PyObject *hook);
+
+/* ---- tasks.c ---- */
+
+PyObject *tulip_loop_py_create_future(TulipLoop *self, PyObject *unused);
+PyObject *tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
+                                    Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *factory);
+PyObject *tulip_loop_py_get_task_factory(TulipLoop *self, PyObject *unused);
+
+/* ---- readiness.c ---- */
+
+PyObject *tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
+                                   Py_ssize_t nargs);
+PyObject *tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
+                                   Py_ssize_t nargs);
+PyObject *tulip_loop_py_remove_reader(TulipLoop *self, PyObject *fileobj);
+PyObject *tulip_loop_py_remove_writer(TulipLoop *self, PyObject *fileobj);
+
+/* ---- on the hot path ---- */
+
+/* Fills `call`; false with TypeError. */
+UVT_CHECKED static inline bool
+tulip_bind(TulipLoop *self, const char *method, const char *time_name,
+           PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+           TulipCall *call)
+{
+    const Py_ssize_t first = time_name != NULL;
+    bool has_context = kwnames != NULL && PyTuple_GET_SIZE(kwnames) == 1
+        && PyTuple_GET_ITEM(kwnames, 0) == self->st->str_context;
+    if (nargs <= first || (kwnames != NULL && !has_context)) {
+        return tulip_bind_slow(self->st, method, time_name, args, nargs,
+                               kwnames, call);
+    }
+    *call = (TulipCall){
+        .time = first ? args[0] : NULL,
+        .callable = args[first],
+        .args = args + first + 1,
+        .nargs = nargs - first - 1,
+        .context = has_context && args[nargs] != Py_None ? args[nargs] : NULL,
+    };
+    return true;
+}
+
+#endif

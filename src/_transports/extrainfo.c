@@ -1,0 +1,101 @@
+/* get_extra_info() and the repr of a stream transport.  All functions run
+ * attached.  The object for 'socket' only borrows the descriptor; the transport
+ * takes it away from it when the handle is closed.
+ */
+#include "stream.h"
+
+static PyObject *
+borrow_socket(TulipStream *self)
+{
+    TulipRare *rare = tulip_stream_rare(self);
+    PyObject *module, *sock;
+    uv_os_fd_t fd;
+    if (rare == NULL) {
+        return NULL;
+    }
+    if (rare->socket != NULL) {
+        return Py_NewRef(rare->socket);
+    }
+    if (self->uv == NULL || uv_fileno((uv_handle_t *)self->uv, &fd) < 0) {
+        return Py_NewRef(Py_None);
+    }
+    module = PyImport_ImportModule("uvtulip.sockets");
+    if (module == NULL) {
+        return NULL;
+    }
+    sock = PyObject_CallMethod(module, "borrow", "i", (int)fd);
+    Py_DECREF(module);
+    rare->socket = Py_XNewRef(sock);
+    return sock;
+}
+
+/* What is not in self->extra; NULL without an exception: no such name. */
+static PyObject *
+ask_extra(TulipStream *self, PyObject *name)
+{
+    if (!PyUnicode_Check(name)) {
+        return NULL;
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
+        return tulip_tcp_name(self, true);
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "sockname") == 0) {
+        return tulip_tcp_name(self, false);
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
+        return borrow_socket(self);
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "uv_handle") == 0) {
+        return Py_XNewRef(self->handle);
+    }
+    return NULL;
+}
+
+PyObject *
+tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
+                            PyObject *kwds)
+{
+    static char *names[] = {"name", "default", NULL};
+    PyObject *name, *fallback = Py_None, *found = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:get_extra_info", names,
+                                     &name, &fallback)) {
+        return NULL;
+    }
+    if (self->extra != NULL && PyDict_Check(self->extra)) {
+        found = Py_XNewRef(PyDict_GetItemWithError(self->extra, name));
+    }
+    if (found == NULL && !PyErr_Occurred()) {
+        found = ask_extra(self, name);
+    }
+    if (found == NULL && !PyErr_Occurred()) {
+        found = Py_NewRef(fallback);
+    }
+    return found;
+}
+
+PyObject *
+tulip_stream_repr(TulipStream *self)
+{
+    PyObject *name = PyType_GetName(Py_TYPE(self)), *text;
+    const char *state = "";
+    char where[32] = "";
+    uv_os_fd_t fd;
+    if (name == NULL) {
+        return NULL;
+    }
+    if (self->protocol == NULL || self->uv == NULL) {
+        state = " closed";
+    }
+    else if (self->flags & TULIP_CLOSING) {
+        state = " closing";
+    }
+    if (self->uv != NULL && uv_fileno((uv_handle_t *)self->uv, &fd) == 0) {
+        PyOS_snprintf(where, sizeof(where), " fd=%d", (int)fd);
+    }
+    text = PyUnicode_FromFormat(
+        "<%U%s%s read=%s write=<%s, bufsize=%zu>>", name, state, where,
+        self->flags & TULIP_READING ? "polling" : "idle",
+        self->sending != NULL ? "polling" : "idle", tulip_stream_buffered(self));
+    Py_DECREF(name);
+    return text;
+}

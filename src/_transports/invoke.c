@@ -1,0 +1,224 @@
+/* Calling callbacks: entering their context, what becomes of their exceptions,
+ * and debug mode's look at how long they take.  All functions run attached, on
+ * the loop's thread.
+ *
+ * A handle that is called stays whole until the call returns, even if it is
+ * cancelled meanwhile (`running`), so nothing needs a reference of its own.
+ */
+#include "eventloop.h"
+#include "stream.h"
+
+/* ---- one callback ---- */
+
+/* What takes the place of a contextvars.Context and has a run method. */
+static PyObject *
+call_in_stranger(const TulipCallback *self)
+{
+    PyObject *run = PyObject_GetAttrString(self->context, "run");
+    PyObject *result = NULL, **args;
+    if (run == NULL) {
+        return NULL;
+    }
+    args = PyMem_New(PyObject *, (size_t)self->nargs + 1);
+    if (args == NULL) {
+        PyErr_NoMemory();
+    }
+    else {
+        args[0] = self->callable;
+        for (uint32_t i = 1; i <= self->nargs; i++) {
+            args[i] = self->args[i];
+        }
+        result = PyObject_Vectorcall(run, args, (size_t)self->nargs + 1, NULL);
+        PyMem_Free(args);
+    }
+    Py_DECREF(run);
+    return result;
+}
+
+static inline PyObject *
+call(TulipCallback *self)
+{
+    PyObject *context = self->context, *result;
+    if (self->cfunction != NULL) {
+        self->cfunction(self->callable,
+                        self->nargs > 0 ? self->args[1] : NULL);
+        return Py_NewRef(Py_None);
+    }
+    if (!PyContext_CheckExact(context)) {
+        return call_in_stranger(self);
+    }
+    if (PyContext_Enter(context) < 0) {
+        return NULL;
+    }
+    result = PyObject_Vectorcall(
+        self->callable, self->args + 1,
+        (size_t)self->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    if (PyContext_Exit(context) < 0) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+/* "Exception in callback f() at file:line", as asyncio words it.  Newer
+ * versions of its helper show arguments only if they are told to. */
+static PyObject *
+describe(TulipCallback *self)
+{
+    PyObject *format = self->loop->st->format_source;
+    PyObject *args = PyObject_GetAttrString((PyObject *)self, "_args");
+    PyObject *defaults = PyObject_GetAttrString(format, "__kwdefaults__");
+    PyObject *source = NULL, *kwargs = NULL, *message = NULL;
+
+    if (args != NULL && defaults != NULL) {
+        PyObject *given = PyTuple_Pack(2, self->callable != NULL
+                                          ? self->callable : Py_None, args);
+        if (PyDict_Check(defaults)) {
+            kwargs = Py_BuildValue("{s:O}", "debug",
+                                   self->loop->debug ? Py_True : Py_False);
+        }
+        if (given != NULL && (kwargs != NULL || !PyDict_Check(defaults))) {
+            source = PyObject_Call(format, given, kwargs);
+        }
+        Py_XDECREF(given);
+        Py_XDECREF(kwargs);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(defaults);
+    if (source != NULL) {
+        message = PyUnicode_FromFormat("Exception in callback %U", source);
+        Py_DECREF(source);
+    }
+    return message;
+}
+
+/* Takes the raised exception; -1 with what has to leave the loop. */
+static int
+report(TulipCallback *self)
+{
+    PyObject *exc, *message, *context = NULL;
+    int rc = -1;
+
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
+        || PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        return -1;
+    }
+    exc = PyErr_GetRaisedException();
+    message = describe(self);
+    if (message != NULL) {
+        context = Py_BuildValue("{s:O,s:O,s:O}", "message", message,
+                                "exception", exc, "handle", (PyObject *)self);
+        Py_DECREF(message);
+    }
+    if (context != NULL
+        && (self->source_traceback == NULL
+            || PyDict_SetItemString(context, "source_traceback",
+                                    self->source_traceback) == 0)) {
+        rc = tulip_loop_report_context(self->loop, context);
+    }
+    Py_XDECREF(context);
+    Py_DECREF(exc);
+    return rc;
+}
+
+int
+tulip_callback_run(TulipCallback *self)
+{
+    bool running = self->running;
+    PyObject *result;
+    int rc = 0;
+
+    if (self->cancelled) {
+        return 0;
+    }
+    self->running = true;
+    result = call(self);
+    if (result != NULL) {
+        Py_DECREF(result);
+    }
+    else {
+        rc = report(self);
+    }
+    self->running = running;
+    if (self->cancelled && !running) {
+        tulip_callback_drop(self);
+    }
+    return rc;
+}
+
+/* ---- debug mode ---- */
+
+/* logger.warning(), as asyncio words it. */
+static int
+warn_slow(TulipLoop *self, TulipCallback *handle, double seconds)
+{
+    PyObject *module = PyImport_ImportModule("asyncio.base_events");
+    PyObject *text = NULL, *result = NULL;
+    if (module == NULL) {
+        return -1;
+    }
+    text = PyObject_CallMethod(module, "_format_handle", "O", handle);
+    Py_DECREF(module);
+    if (text != NULL) {
+        result = PyObject_CallMethod(self->st->logger, "warning", "sOd",
+                                     "Executing %s took %.3f seconds", text,
+                                     seconds);
+        Py_DECREF(text);
+    }
+    Py_XDECREF(result);
+    return result != NULL ? 0 : -1;
+}
+
+static int
+run_watched(TulipLoop *self, TulipCallback *handle)
+{
+    int64_t begin = tulip_now();
+    double seconds;
+    int rc;
+    Py_XSETREF(self->current_handle, Py_NewRef((PyObject *)handle));
+    rc = tulip_callback_run(handle);
+    seconds = (double)(tulip_now() - begin) / 1e9;
+    if (rc == 0 && seconds >= self->slow_callback_duration) {
+        rc = warn_slow(self, handle, seconds);
+    }
+    Py_CLEAR(self->current_handle);
+    return rc;
+}
+
+/* ---- all that are ready ---- */
+
+/* Drops the ring's reference; from now on a handle that is kept is tracked. */
+static inline void
+release(TulipCallback *handle)
+{
+    if (Py_REFCNT(handle) > 1 && !PyObject_GC_IsTracked((PyObject *)handle)) {
+        PyObject_GC_Track(handle);
+    }
+    Py_DECREF(handle);
+}
+
+int
+tulip_loop_run_ready(TulipLoop *self)
+{
+    size_t count = tulip_ring_length(&self->ready);
+    int rc = 0;
+    for (; count > 0 && rc == 0; count--) {
+        TulipCallback *handle = tulip_ring_pop(&self->ready);
+        if (!handle->cancelled) {
+            rc = self->debug ? run_watched(self, handle)
+                             : tulip_callback_run(handle);
+        }
+        release(handle);
+        if (self->raised != NULL) {
+            break;      /* of a C function */
+        }
+    }
+    if (self->dirty != NULL) {
+        /* Flushing calls protocols, and must find no exception set. */
+        PyObject *exc = rc < 0 ? PyErr_GetRaisedException() : NULL;
+        tulip_flush_dirty(self);
+        if (exc != NULL) {
+            PyErr_SetRaisedException(exc);
+        }
+    }
+    return rc;
+}

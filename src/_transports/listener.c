@@ -1,0 +1,369 @@
+/* The listening sockets of a server: accepting connections and making their
+ * transports.  All functions run attached, on the thread that runs the loop or
+ * while none does.  A listener owns its two handles until they are closed, and
+ * its descriptor.
+ *
+ * Connections are accepted through a poll on a duplicate of the descriptor:
+ * libuv's own way of listening drops connections when descriptors run out, and
+ * gives no address.
+ */
+#include "server.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Connections taken in one go, before others have their turn. */
+#define ACCEPT_BATCH 128
+/* Seconds without accepting when descriptors or memory have run out. */
+#define ACCEPT_REST 1.0
+/* An accepted socket has the TCP_NODELAY of the one that listens: one system
+ * call less for each connection. */
+#ifdef __linux__
+#define NODELAY_INHERITED true
+#else
+#define NODELAY_INHERITED false
+#endif
+
+/* ---- one new connection ---- */
+
+static TulipListener *
+listener_of(PyObject *owner)
+{
+    TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
+    return &self->listeners[PyLong_AsSsize_t(PyTuple_GET_ITEM(owner, 1))];
+}
+
+static void
+report_creation(TulipServer *self)
+{
+    tulip_loop_report(self->loop,
+                      "Error on transport creation for incoming connection",
+                      NULL, NULL, NULL);
+}
+
+/* A uv.TCP that owns fd; on failure fd is closed. */
+static PyObject *
+make_handle(TulipServer *self, int fd)
+{
+    const UvtCAPI *api = self->st->uv;
+    PyObject *handle = api->tcp_new(self->loop->uv_loop, 0);
+    uv_handle_t *uv = handle == NULL ? NULL : api->handle_uv(handle, UV_TCP);
+    int rc;
+    if (uv == NULL) {
+        (void)close(fd);
+        Py_XDECREF(handle);
+        return NULL;
+    }
+    rc = uv_tcp_open((uv_tcp_t *)uv, fd);
+    if (rc < 0) {
+        PyObject *exc = api->oserror(rc, "uv_tcp_open");
+        if (exc != NULL) {
+            PyErr_SetRaisedException(exc);
+        }
+        (void)close(fd);
+        api->close(handle);
+        Py_DECREF(handle);
+        return NULL;
+    }
+    return handle;
+}
+
+static void
+call_connection_made(TulipStream *stream)
+{
+    TulipLoop *loop = stream->loop;
+    PyObject *protocol = Py_NewRef(stream->protocol), *result;
+    stream->flags |= TULIP_IN_CALLBACK;
+    result = PyObject_CallMethodOneArg(protocol, loop->st->str_connection_made,
+                                       (PyObject *)stream);
+    stream->flags &= ~(unsigned)TULIP_IN_CALLBACK;
+    if (result == NULL) {
+        tulip_loop_report(loop,
+                          "Exception in callback protocol.connection_made()",
+                          (PyObject *)stream, protocol, NULL);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(protocol);
+}
+
+static void
+serve(TulipServer *self, TulipListener *listener, int fd,
+      const struct sockaddr *peer)
+{
+    const UvtCAPI *api = self->st->uv;
+    PyObject *handle = make_handle(self, fd), *context, *protocol;
+    TulipStream *stream = NULL;
+
+    if (handle == NULL) {
+        report_creation(self);
+        return;
+    }
+    /* Each connection sets its own variables. */
+    context = PyContext_Copy(self->context);
+    if (context == NULL || PyContext_Enter(context) < 0) {
+        report_creation(self);
+        api->close(handle);
+        Py_XDECREF(context);
+        Py_DECREF(handle);
+        return;
+    }
+    protocol = PyObject_CallNoArgs(self->factory);
+    if (protocol != NULL) {
+        stream = tulip_stream_new(self->st->stream_type, self->loop, handle,
+                                  protocol, context, self);
+    }
+    if (stream != NULL) {
+        const struct sockaddr *own = (const struct sockaddr *)&listener->name;
+        tulip_tcp_adopt(stream, own->sa_family == AF_UNSPEC ? NULL : own, peer,
+                        NODELAY_INHERITED);
+        call_connection_made(stream);
+    }
+    else {
+        report_creation(self);
+        api->close(handle);
+    }
+    (void)PyContext_Exit(context);
+    if (stream != NULL) {
+        tulip_stream_flush(stream);
+        tulip_stream_start(stream);
+        Py_DECREF(stream);
+    }
+    Py_XDECREF(protocol);
+    Py_DECREF(context);
+    Py_DECREF(handle);
+}
+
+/* ---- accepting ---- */
+
+static void
+report_accept(TulipServer *self, int error, const char *message)
+{
+    PyObject *exc = self->st->uv->oserror(uv_translate_sys_error(error),
+                                          "accept");
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+    tulip_loop_report(self->loop, message, NULL, NULL, NULL);
+}
+
+bool
+tulip_listener_listen(TulipServer *self, TulipListener *listener)
+{
+    int rc;
+    if (listener->poll == NULL) {
+        return true;
+    }
+    rc = self->st->uv->poll_start(listener->poll, UV_READABLE);
+    if (rc < 0) {
+        PyObject *exc = self->st->uv->oserror(rc, "uv_poll_start");
+        if (exc != NULL) {
+            PyErr_SetRaisedException(exc);
+        }
+        return false;
+    }
+    return true;
+}
+
+/* Connections wait in the kernel meanwhile; none is lost. */
+static void
+rest(TulipServer *self, TulipListener *listener, PyObject *index, int error)
+{
+    PyObject *again, *timer = NULL;
+    if (listener->resting || listener->poll == NULL) {
+        return;
+    }
+    listener->resting = true;
+    (void)self->st->uv->poll_start(listener->poll, 0);
+    report_accept(self, error, "socket.accept() out of system resource");
+    again = PyObject_GetAttrString((PyObject *)self, "_listen_again");
+    if (again != NULL) {
+        timer = PyObject_CallMethod((PyObject *)self->loop, "call_later", "dOO",
+                                    ACCEPT_REST, again, index);
+        Py_DECREF(again);
+    }
+    if (timer == NULL) {
+        tulip_loop_report(self->loop, "A server cannot accept any more", NULL,
+                          NULL, NULL);
+    }
+    Py_XDECREF(timer);
+}
+
+static int
+accept_one(int listening, struct sockaddr *peer, socklen_t *len)
+{
+#ifdef SOCK_NONBLOCK
+    return accept4(listening, peer, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+    int fd = accept(listening, peer, len);
+    if (fd >= 0) {
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);   /* uv_tcp_open does the rest */
+    }
+    return fd;
+#endif
+}
+
+static void
+on_ready(PyObject *owner, int status, int Py_UNUSED(events))
+{
+    TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
+    TulipListener *listener = listener_of(owner);
+
+    if (status < 0) {
+        PyObject *exc = self->st->uv->oserror(status, "accept");
+        if (exc != NULL) {
+            PyErr_SetRaisedException(exc);
+        }
+        tulip_loop_report(self->loop, "A server cannot accept any more", NULL,
+                          NULL, NULL);
+        return;
+    }
+    /* Whatever serve() calls may stop the server. */
+    for (int i = 0; i < ACCEPT_BATCH && self->serving && listener->fd >= 0; i++) {
+        struct sockaddr_storage peer;
+        socklen_t len = sizeof(peer);
+        int fd = accept_one(listener->fd, (struct sockaddr *)&peer, &len);
+        if (fd >= 0) {
+            serve(self, listener, fd, (struct sockaddr *)&peer);
+        }
+        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS
+                 || errno == ENOMEM) {
+            rest(self, listener, PyTuple_GET_ITEM(owner, 1), errno);
+            return;
+        }
+        else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return;
+        }
+        else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
+            report_accept(self, errno, "socket.accept() failed");
+            return;
+        }
+    }
+}
+
+void
+tulip_listener_stop(TulipServer *self, TulipListener *listener)
+{
+    PyObject *poll = listener->poll, *handle = listener->handle;
+    int fd = listener->fd;
+    listener->poll = NULL;
+    listener->handle = NULL;
+    listener->fd = -1;
+    if (poll != NULL) {
+        self->st->uv->close(poll);
+        Py_DECREF(poll);
+    }
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    if (handle != NULL) {
+        self->st->uv->close(handle);
+        Py_DECREF(handle);
+    }
+}
+
+/* Closed by _stop(), with the loop, or by whoever got hold of the handle. */
+static void
+on_closed(PyObject *owner)
+{
+    TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
+    tulip_listener_stop(self, listener_of(owner));
+}
+
+static const UvtConsumer poll_consumer = {
+    .ready = on_ready,
+    .closed = on_closed,
+};
+
+static const UvtConsumer handle_consumer = {
+    .closed = on_closed,
+};
+
+/* ---- starting and stopping ---- */
+
+/* Accepted sockets have the address of the one that listens, if it has one. */
+static void
+remember_name(TulipListener *listener, const uv_tcp_t *uv)
+{
+    int len = sizeof(listener->name);
+    bool wildcard = true;
+    if (uv_tcp_getsockname(uv, (struct sockaddr *)&listener->name, &len) == 0) {
+        const struct sockaddr_in *in = (struct sockaddr_in *)&listener->name;
+        const struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)in;
+        if (in->sin_family == AF_INET) {
+            wildcard = in->sin_addr.s_addr == htonl(INADDR_ANY);
+        }
+        else if (in->sin_family == AF_INET6) {
+            wildcard = IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr);
+        }
+    }
+    if (wildcard) {
+        listener->name.ss_family = AF_UNSPEC;
+    }
+}
+
+/* Raises OSError for a libuv status and returns false. */
+static bool
+listen_failed(TulipServer *self, int rc, const char *call)
+{
+    PyObject *exc = self->st->uv->oserror(rc, call);
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+    return false;
+}
+
+bool
+tulip_listener_start(TulipServer *self, Py_ssize_t index)
+{
+    const UvtCAPI *api = self->st->uv;
+    TulipListener *listener = &self->listeners[index];
+    struct sockaddr_storage name;
+    PyObject *owner;
+    uv_handle_t *uv;
+    uv_os_fd_t fd;
+    int rc, len = sizeof(name);
+
+    if (listener->handle == NULL) {
+        return true;        /* closed meanwhile */
+    }
+    uv = api->handle_uv(listener->handle, UV_TCP);
+    if (uv == NULL) {
+        return false;
+    }
+    /* libuv keeps a failed bind to itself until now. */
+    rc = uv_tcp_getsockname((uv_tcp_t *)uv, (struct sockaddr *)&name, &len);
+    if (rc < 0) {
+        return listen_failed(self, rc, "bind");
+    }
+    rc = uv_fileno(uv, &fd);
+    if (rc < 0) {
+        return listen_failed(self, rc, "uv_fileno");
+    }
+    if (listen(fd, self->backlog) < 0) {
+        return listen_failed(self, uv_translate_sys_error(errno), "listen");
+    }
+    (void)uv_tcp_nodelay((uv_tcp_t *)uv, 1);
+    remember_name(listener, (uv_tcp_t *)uv);
+    owner = Py_BuildValue("(On)", (PyObject *)self, index);
+    if (owner == NULL) {
+        return false;
+    }
+    if (api->consume(listener->handle, &handle_consumer, owner) < 0) {
+        Py_DECREF(owner);
+        return false;
+    }
+    listener->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (listener->fd < 0) {
+        Py_DECREF(owner);
+        return listen_failed(self, uv_translate_sys_error(errno), "dup");
+    }
+    listener->poll = api->poll_new(self->loop->uv_loop, listener->fd);
+    if (listener->poll == NULL
+        || api->consume(listener->poll, &poll_consumer, owner) < 0) {
+        Py_DECREF(owner);
+        return false;
+    }
+    Py_DECREF(owner);
+    return tulip_listener_listen(self, listener);
+}

@@ -1,0 +1,211 @@
+/* How a stream transport calls its protocol, and what happens when a call or the
+ * connection fails.  All functions run attached, on the thread that runs the
+ * loop or while none does.  The methods that each read calls are looked up once,
+ * when the protocol is set; the transport owns them.
+ */
+#include "stream.h"
+
+/* ---- calling it ---- */
+
+PyObject *
+tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
+                        PyObject *arg)
+{
+    PyObject *args[3] = {NULL, self->protocol, arg};
+    PyObject *protocol = Py_NewRef(self->protocol), *context = self->context;
+    PyObject *result = NULL;
+    int with_self = (self->flags & bare) != 0;
+
+    Py_INCREF(function);    /* set_protocol() may be called */
+    if (PyContext_Enter(context) == 0) {
+        result = PyObject_Vectorcall(
+            function, args + 2 - with_self,
+            (size_t)(1 + with_self) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        (void)PyContext_Exit(context);
+    }
+    Py_DECREF(function);
+    Py_DECREF(protocol);
+    return result;
+}
+
+PyObject *
+tulip_stream_call(TulipStream *self, PyObject *name, PyObject *arg)
+{
+    PyObject *protocol = Py_NewRef(self->protocol), *result = NULL;
+    PyObject *context = self->context;
+    if (PyContext_Enter(context) == 0) {
+        result = arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
+                             : PyObject_CallMethodOneArg(protocol, name, arg);
+        (void)PyContext_Exit(context);
+    }
+    Py_DECREF(protocol);
+    return result;
+}
+
+/* ---- the protocol ---- */
+
+/* The method `name` of the protocol or, with *bare, the function behind it: that
+ * saves one object in each connection.  NULL: there is none. */
+static PyObject *
+find_method(PyObject *protocol, PyObject *name, bool *bare)
+{
+    PyObject *found = PyObject_GetAttr(protocol, name), *function;
+    *bare = false;
+    if (found == NULL) {
+        PyErr_Clear();      /* raised when it is called */
+        return NULL;
+    }
+    if (!PyMethod_Check(found) || PyMethod_GET_SELF(found) != protocol) {
+        return found;
+    }
+    function = Py_NewRef(PyMethod_GET_FUNCTION(found));
+    Py_DECREF(found);
+    *bare = true;
+    return function;
+}
+
+static void
+set_flag(TulipStream *self, unsigned flag, bool on)
+{
+    self->flags = on ? self->flags | flag : self->flags & ~flag;
+}
+
+/* asyncio goes by the class; a class that has only get_buffer() will do too. */
+static int
+is_buffered(TulipState *st, PyObject *protocol)
+{
+    PyObject *type = (PyObject *)Py_TYPE(protocol), *found;
+    int rc = PyObject_IsInstance(protocol, st->buffered_protocol_type);
+    if (rc != 0) {
+        return rc;
+    }
+    rc = PyObject_GetOptionalAttr(type, st->str_get_buffer, &found);
+    if (rc <= 0) {
+        return rc;
+    }
+    Py_DECREF(found);
+    rc = PyObject_GetOptionalAttr(type, st->str_data_received, &found);
+    if (rc > 0) {
+        Py_DECREF(found);
+    }
+    return rc < 0 ? -1 : rc == 0;
+}
+
+/* The look-ups may run any code; nothing changes before they are done. */
+int
+tulip_stream_use_protocol(TulipStream *self, PyObject *protocol)
+{
+    TulipState *st = self->loop->st;
+    PyObject *old, *old_receive;
+    PyObject *receive, *get_buffer = NULL, *old_get_buffer = NULL;
+    bool receive_bare, get_bare = false;
+    int buffered = is_buffered(st, protocol);
+    if (buffered < 0 || (buffered && tulip_stream_rare(self) == NULL)) {
+        return -1;
+    }
+    receive = find_method(protocol, buffered ? st->str_buffer_updated
+                                             : st->str_data_received,
+                          &receive_bare);
+    if (buffered) {
+        get_buffer = find_method(protocol, st->str_get_buffer, &get_bare);
+    }
+    old = self->protocol;
+    old_receive = self->receive;
+    self->protocol = Py_NewRef(protocol);
+    self->receive = receive;
+    if (self->rare != NULL) {
+        old_get_buffer = self->rare->get_buffer;
+        self->rare->get_buffer = get_buffer;
+    }
+    set_flag(self, TULIP_BUFFERED, buffered);
+    set_flag(self, TULIP_RECEIVE_BARE, receive_bare);
+    set_flag(self, TULIP_GET_BARE, get_bare);
+    Py_XDECREF(old_get_buffer);
+    Py_XDECREF(old_receive);
+    Py_XDECREF(old);
+    return 0;
+}
+
+void
+tulip_stream_forget_protocol(TulipStream *self)
+{
+    if (self->rare != NULL) {
+        Py_CLEAR(self->rare->get_buffer);
+    }
+    Py_CLEAR(self->receive);
+    Py_CLEAR(self->protocol);
+}
+
+/* ---- errors ---- */
+
+void
+tulip_stream_debug(TulipStream *self, const char *format)
+{
+    PyObject *result;
+    if (!self->loop->debug) {
+        return;
+    }
+    result = PyObject_CallMethod(self->loop->st->logger, "debug", "sO", format,
+                                 (PyObject *)self);
+    if (result == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(result);
+}
+
+/* logger.debug("%r: %s", self, message, exc_info=exc) */
+static void
+log_debug(TulipStream *self, const char *message, PyObject *exc)
+{
+    PyObject *debug = PyObject_GetAttrString(self->loop->st->logger, "debug");
+    PyObject *args = Py_BuildValue("sOs", "%r: %s", (PyObject *)self, message);
+    PyObject *kwds = Py_BuildValue("{sO}", "exc_info", exc);
+    PyObject *result = NULL;
+    if (debug != NULL && args != NULL && kwds != NULL) {
+        result = PyObject_Call(debug, args, kwds);
+    }
+    if (result == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(kwds);
+    Py_XDECREF(args);
+    Py_XDECREF(debug);
+}
+
+void
+tulip_stream_fatal(TulipStream *self, const char *message)
+{
+    PyObject *exc;
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
+        || PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        /* They leave run_forever() and are no error of the connection. */
+        tulip_loop_report(self->loop, message, (PyObject *)self, self->protocol,
+                          NULL);
+        return;
+    }
+    exc = PyErr_GetRaisedException();
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+        PyErr_SetRaisedException(Py_NewRef(exc));
+        tulip_loop_report(self->loop, message, (PyObject *)self, self->protocol,
+                          NULL);
+    }
+    else if (self->loop->debug) {
+        log_debug(self, message, exc);
+    }
+    if (tulip_stream_force_close(self, exc) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_DECREF(exc);
+}
+
+void
+tulip_stream_fatal_uv(TulipStream *self, int rc, const char *call,
+                      const char *message)
+{
+    PyObject *exc = tulip_stream_api(self)->oserror(rc, call);
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+    tulip_stream_fatal(self, message);
+}

@@ -1,0 +1,516 @@
+/* add_reader() and add_writer(): one Watcher with a uv Poll for each descriptor.
+ * All functions run attached, on the loop's thread.  The loop's dict owns the
+ * watchers; a watcher owns its Poll, its two callbacks and, if it was given one
+ * in place of a number, the object whose descriptor it is.
+ *
+ * Descriptors belong to the program, which may close them and get the same
+ * number again at any time.  So nothing is watched without a callback: the Poll
+ * is stopped when the last one goes.  A stopped one is kept for the next
+ * add_reader(), which starts it whether or not it seems started, as the number
+ * can mean another file by then.  Only descriptors that were non-blocking
+ * before are kept like this: the others become blocking again by the closing of
+ * their Poll.
+ */
+#include "eventloop.h"
+#include <fcntl.h>
+
+#define MAX_IDLE 256
+
+typedef struct Watcher {
+    PyObject_HEAD
+    TulipLoop *loop;            /* strong */
+    PyObject *poll;             /* uv.Poll; NULL once closed */
+    TulipCallback *reader;      /* strong, or NULL */
+    TulipCallback *writer;
+    PyObject *fileobj;          /* NULL: a number was given */
+    int fd;
+    bool keep;                  /* may be kept without a callback */
+} Watcher;
+
+/* ---- life cycle ---- */
+
+static int
+watcher_traverse(Watcher *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->poll);
+    Py_VISIT(self->reader);
+    Py_VISIT(self->writer);
+    Py_VISIT(self->fileobj);
+    return 0;
+}
+
+static int
+watcher_clear(Watcher *self)
+{
+    Py_CLEAR(self->poll);
+    Py_CLEAR(self->reader);
+    Py_CLEAR(self->writer);
+    Py_CLEAR(self->fileobj);
+    Py_CLEAR(self->loop);
+    return 0;
+}
+
+static void
+watcher_dealloc(Watcher *self)
+{
+    PyTypeObject *tp = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)watcher_clear(self);
+    tp->tp_free(self);
+    Py_DECREF(tp);
+}
+
+/* ---- events ---- */
+
+static int
+mask_of(const Watcher *self)
+{
+    return (self->reader != NULL ? UV_READABLE : 0)
+        | (self->writer != NULL ? UV_WRITABLE : 0);
+}
+
+static void
+enqueue(TulipLoop *loop, TulipCallback *handle)
+{
+    if (handle == NULL || handle->cancelled) {
+        return;
+    }
+    if (tulip_ring_push(&loop->ready, (TulipCallback *)Py_NewRef(handle)) < 0) {
+        Py_DECREF(handle);
+        tulip_loop_report(loop, "Cannot queue a callback of add_reader() or "
+                          "add_writer()", NULL, NULL, handle);
+    }
+}
+
+/* After an error libuv has stopped the Poll.  Both callbacks learn of it from
+ * their own system calls; it is watched on, unless the descriptor is gone. */
+static void
+on_ready(PyObject *owner, int status, int events)
+{
+    Watcher *self = (Watcher *)owner;
+    TulipLoop *loop = self->loop;
+    if (loop == NULL || self->poll == NULL) {
+        return;
+    }
+    if (status < 0) {
+        events = UV_READABLE | UV_WRITABLE;
+        (void)loop->st->uv->poll_start(self->poll, mask_of(self));
+    }
+    if (events & UV_READABLE) {
+        enqueue(loop, self->reader);
+    }
+    if (events & UV_WRITABLE) {
+        enqueue(loop, self->writer);
+    }
+}
+
+/* By somebody who found it among the raw loop's handles, or by us. */
+static void
+on_closed(PyObject *owner)
+{
+    Py_CLEAR(((Watcher *)owner)->poll);
+}
+
+static const UvtConsumer watcher_consumer = {
+    .ready = on_ready,
+    .closed = on_closed,
+};
+
+/* ---- descriptors ---- */
+
+/* 0, or -1 with ValueError as asyncio raises it.  The object (if it is none of
+ * int) is stored in *fileobj, borrowed.  A negative number, as closed sockets
+ * give, passes if `closed` is set. */
+static int
+parse_fd(PyObject *arg, bool closed, int *fd, PyObject **fileobj)
+{
+    PyObject *number;
+    int overflow = 0;
+    long value;
+
+    *fileobj = NULL;
+    if (PyLong_Check(arg)) {
+        number = Py_NewRef(arg);
+    }
+    else {
+        PyObject *given = PyObject_CallMethod(arg, "fileno", NULL);
+        number = given != NULL ? PyNumber_Long(given) : NULL;
+        Py_XDECREF(given);
+        *fileobj = arg;
+    }
+    if (number == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)
+            || PyErr_ExceptionMatches(PyExc_TypeError)
+            || PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", arg);
+        }
+        return -1;
+    }
+    value = PyLong_AsLongAndOverflow(number, &overflow);
+    Py_DECREF(number);
+    if (value == -1 && overflow == 0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (overflow != 0 || value > INT_MAX || (value < 0 && !closed)) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %R", arg);
+        return -1;
+    }
+    *fd = value < 0 ? -1 : (int)value;
+    return 0;
+}
+
+/* Borrowed; NULL without an exception: there is none. */
+static Watcher *
+find(TulipLoop *loop, int fd)
+{
+    PyObject *key, *found;
+    if (loop->readiness == NULL) {
+        return NULL;
+    }
+    key = PyLong_FromLong(fd);
+    if (key == NULL) {
+        return NULL;
+    }
+    found = PyDict_GetItemWithError(loop->readiness, key);
+    Py_DECREF(key);
+    return (Watcher *)found;
+}
+
+/* The same for the object of a closed descriptor. */
+static Watcher *
+find_by_object(TulipLoop *loop, PyObject *fileobj)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (loop->readiness != NULL
+           && PyDict_Next(loop->readiness, &position, &key, &value)) {
+        if (((Watcher *)value)->fileobj == fileobj) {
+            return (Watcher *)value;
+        }
+    }
+    return NULL;
+}
+
+/* True when the raw handle has this descriptor; false also on errors. */
+static bool
+has_fd(PyObject *handle, int fd)
+{
+    PyObject *number = PyObject_CallMethod(handle, "fileno", NULL);
+    long value = number != NULL ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    PyErr_Clear();
+    return value == fd;
+}
+
+/* Raises asyncio's error for a descriptor that another handle watches. */
+static void
+raise_in_use(TulipLoop *loop, int fd)
+{
+    PyObject *handles = PyObject_GetAttrString(loop->uv_loop, "handles");
+    PyObject *user = Py_None;
+    if (handles == NULL) {
+        return;
+    }
+    for (Py_ssize_t i = 0; i < PyList_Size(handles); i++) {
+        PyObject *handle = PyList_GetItem(handles, i);
+        if (has_fd(handle, fd)) {
+            user = handle;
+        }
+    }
+    PyErr_Format(PyExc_RuntimeError,
+                 "File descriptor %d is used by transport %R", fd, user);
+    Py_DECREF(handles);
+}
+
+/* ---- watching ---- */
+
+/* A new Poll, or an exception. */
+static int
+open_poll(Watcher *self)
+{
+    const UvtCAPI *api = self->loop->st->uv;
+    PyObject *poll = api->poll_new(self->loop->uv_loop, self->fd);
+    if (poll == NULL) {
+        PyObject *exc = PyErr_GetRaisedException(), *errorno;
+        errorno = PyObject_GetAttrString(exc, "errno");
+        if (errorno == NULL) {
+            PyErr_Clear();
+        }
+        if (errorno != NULL && PyLong_Check(errorno)
+            && PyLong_AsLong(errorno) == EEXIST) {
+            raise_in_use(self->loop, self->fd);
+            Py_DECREF(exc);
+        }
+        else {
+            PyErr_SetRaisedException(exc);
+        }
+        Py_XDECREF(errorno);
+        return -1;
+    }
+    if (api->consume(poll, &watcher_consumer, (PyObject *)self) < 0) {
+        api->close(poll);
+        Py_DECREF(poll);
+        return -1;
+    }
+    self->poll = poll;
+    return 0;
+}
+
+static bool
+is_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_NONBLOCK) != 0;
+}
+
+/* A watcher without callbacks, in the dict; borrowed. */
+static Watcher *
+add(TulipLoop *loop, int fd)
+{
+    PyTypeObject *tp = loop->st->watcher_type;
+    Watcher *self;
+    PyObject *key;
+    int rc = -1;
+
+    if (loop->readiness == NULL
+        && (loop->readiness = PyDict_New()) == NULL) {
+        return NULL;
+    }
+    self = (Watcher *)tp->tp_alloc(tp, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->loop = (TulipLoop *)Py_NewRef(loop);
+    self->fd = fd;
+    self->keep = is_nonblocking(fd);
+    key = PyLong_FromLong(fd);
+    if (key != NULL && open_poll(self) == 0) {
+        rc = PyDict_SetItem(loop->readiness, key, (PyObject *)self);
+        if (rc < 0) {
+            loop->st->uv->close(self->poll);
+        }
+    }
+    Py_XDECREF(key);
+    if (rc == 0) {
+        loop->idle_watchers++;
+    }
+    Py_DECREF(self);
+    return rc == 0 ? self : NULL;
+}
+
+/* Takes it out of the dict and closes its Poll; may free it. */
+static void
+discard(Watcher *self)
+{
+    TulipLoop *loop = self->loop;
+    PyObject *key = PyLong_FromLong(self->fd), *poll = self->poll;
+    self->poll = NULL;
+    if (poll != NULL) {
+        loop->st->uv->close(poll);
+        Py_DECREF(poll);
+    }
+    if (mask_of(self) == 0) {
+        loop->idle_watchers--;
+    }
+    if (loop->readiness != NULL
+        && (key == NULL || PyDict_DelItem(loop->readiness, key) < 0)) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(key);
+}
+
+/* Starts the Poll for what there are callbacks for; -1 with an exception. */
+static int
+start(Watcher *self, int mask)
+{
+    const UvtCAPI *api = self->loop->st->uv;
+    int rc = api->poll_start(self->poll, mask);
+    if (rc == UV_EEXIST) {
+        raise_in_use(self->loop, self->fd);
+    }
+    else if (rc < 0) {
+        PyObject *exc = api->oserror(rc, "uv_poll_start");
+        if (exc != NULL) {
+            PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+            Py_DECREF(exc);
+        }
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+/* One of its callbacks has gone.  The caller owns a reference to self. */
+static void
+stop(Watcher *self)
+{
+    TulipLoop *loop = self->loop;
+    int mask = mask_of(self);
+    if (self->poll == NULL) {
+        return;
+    }
+    (void)loop->st->uv->poll_start(self->poll, mask);
+    if (mask == 0) {
+        Py_CLEAR(self->fileobj);
+        loop->idle_watchers++;
+        if (!self->keep || loop->idle_watchers > MAX_IDLE) {
+            discard(self);
+        }
+    }
+}
+
+/* ---- methods ---- */
+
+/* The watcher of the descriptor, with its Poll started for `event` too.
+ * Borrowed; NULL with an exception. */
+static Watcher *
+watch(TulipLoop *loop, int fd, int event)
+{
+    Watcher *self = find(loop, fd);
+    if (self != NULL && self->poll == NULL) {
+        discard(self);
+        self = NULL;
+    }
+    if (self == NULL && (PyErr_Occurred() || (self = add(loop, fd)) == NULL)) {
+        return NULL;
+    }
+    if (start(self, mask_of(self) | event) < 0) {
+        if (mask_of(self) == 0) {
+            PyObject *exc = PyErr_GetRaisedException();
+            discard(self);
+            PyErr_SetRaisedException(exc);
+        }
+        return NULL;
+    }
+    if (mask_of(self) == 0) {
+        loop->idle_watchers--;
+    }
+    return self;
+}
+
+static PyObject *
+add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
+             Py_ssize_t nargs, int event)
+{
+    TulipCallback *handle, **slot, *old;
+    PyObject *fileobj;
+    Watcher *self;
+    int fd, rc = 0;
+
+    if (nargs < 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing required argument: '%s'", method,
+                     nargs == 0 ? "fd" : "callback");
+        return NULL;
+    }
+    if (parse_fd(args[0], false, &fd, &fileobj) < 0
+        || !tulip_loop_check_call(loop, method, args[1], true)) {
+        return NULL;
+    }
+    /* First, since it can run the collector, which can run anything. */
+    handle = tulip_callback_new(loop, args[1], args + 2, nargs - 2, NULL, false);
+    if (handle == NULL) {
+        return NULL;
+    }
+    PyObject_GC_Track(handle);
+    self = watch(loop, fd, event);
+    if (self == NULL) {
+        Py_DECREF(handle);
+        return NULL;
+    }
+    Py_INCREF(self);
+    slot = event == UV_READABLE ? &self->reader : &self->writer;
+    old = *slot;
+    *slot = handle;
+    Py_XSETREF(self->fileobj, Py_XNewRef(fileobj));
+    if (old != NULL) {
+        rc = tulip_callback_cancel(old);
+        Py_DECREF(old);
+    }
+    Py_DECREF(self);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *
+remove_callback(TulipLoop *loop, PyObject *arg, int event)
+{
+    TulipCallback **slot, *old;
+    PyObject *fileobj;
+    Watcher *self;
+    int fd, rc;
+
+    if (parse_fd(arg, true, &fd, &fileobj) < 0
+        || !tulip_loop_check_thread(loop)) {
+        return NULL;
+    }
+    self = fd >= 0 ? find(loop, fd)
+        : fileobj != NULL ? find_by_object(loop, fileobj) : NULL;
+    if (self == NULL) {
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
+    }
+    slot = event == UV_READABLE ? &self->reader : &self->writer;
+    old = *slot;
+    if (old == NULL) {
+        Py_RETURN_FALSE;
+    }
+    Py_INCREF(self);
+    *slot = NULL;
+    stop(self);
+    rc = tulip_callback_cancel(old);
+    Py_DECREF(old);
+    Py_DECREF(self);
+    return rc < 0 ? NULL : Py_NewRef(Py_True);
+}
+
+PyObject *
+tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
+                         Py_ssize_t nargs)
+{
+    return add_callback(self, "add_reader", args, nargs, UV_READABLE);
+}
+
+PyObject *
+tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
+                         Py_ssize_t nargs)
+{
+    return add_callback(self, "add_writer", args, nargs, UV_WRITABLE);
+}
+
+PyObject *
+tulip_loop_py_remove_reader(TulipLoop *self, PyObject *fileobj)
+{
+    return remove_callback(self, fileobj, UV_READABLE);
+}
+
+PyObject *
+tulip_loop_py_remove_writer(TulipLoop *self, PyObject *fileobj)
+{
+    return remove_callback(self, fileobj, UV_WRITABLE);
+}
+
+/* ---- the type ---- */
+
+static PyType_Slot watcher_slots[] = {
+    {Py_tp_traverse, watcher_traverse},
+    {Py_tp_clear, watcher_clear},
+    {Py_tp_dealloc, watcher_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec watcher_spec = {
+    .name = "uvtulip._transports._Watcher",
+    .basicsize = sizeof(Watcher),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+        | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = watcher_slots,
+};
+
+/* Nobody but the loop sees watchers, so the type is in no namespace. */
+int
+tulip_watcher_setup(PyObject *module, TulipState *st)
+{
+    st->watcher_type = (PyTypeObject *)PyType_FromModuleAndSpec(
+        module, &watcher_spec, NULL);
+    return st->watcher_type != NULL ? 0 : -1;
+}

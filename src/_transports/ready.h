@@ -1,0 +1,45 @@
+/* A growing ring of strong references to callbacks, first in, first out. */
+#ifndef TULIP_READY_H
+#define TULIP_READY_H
+
+#include "callback.h"
+
+typedef struct TulipRing {
+    TulipCallback **items;
+    size_t capacity;            /* a power of 2, or 0 */
+    size_t head, tail;          /* tail - head is the length */
+} TulipRing;
+
+static inline size_t
+tulip_ring_length(const TulipRing *self)
+{
+    return self->tail - self->head;
+}
+
+/* -1 with MemoryError. */
+UVT_CHECKED int tulip_ring_grow(TulipRing *self);
+
+/* -1 with MemoryError: then nothing was taken. */
+UVT_CHECKED static inline int
+tulip_ring_push(TulipRing *self, UVT_STEALS(2) TulipCallback *item)
+{
+    if (self->tail - self->head == self->capacity && tulip_ring_grow(self) < 0) {
+        return -1;
+    }
+    self->items[self->tail++ & (self->capacity - 1)] = item;
+    return 0;
+}
+
+/* Only when the length is not 0. */
+UVT_NEW static inline TulipCallback *
+tulip_ring_pop(TulipRing *self)
+{
+    return self->items[self->head++ & (self->capacity - 1)];
+}
+
+/* A list of the callbacks; NULL with an exception. */
+UVT_NEW PyObject *tulip_ring_list(const TulipRing *self);
+int tulip_ring_traverse(TulipRing *self, visitproc visit, void *arg);
+void tulip_ring_clear(TulipRing *self);
+
+#endif

@@ -1,0 +1,221 @@
+/* StreamTransport: an asyncio transport over a uv stream handle.
+ *
+ * Edges that the collector sees: transport -> loop, handle, protocol, receive,
+ * context, server, extra, __dict__ and those of TulipRare; handle -> transport
+ * as its consumer's owner.  The pair of transport and handle is taken apart
+ * when the handle is closed.
+ */
+#ifndef TULIP_STREAM_H
+#define TULIP_STREAM_H
+
+#include "eventloop.h"
+#include <netinet/in.h>
+
+struct TulipServer;
+
+#define TULIP_HIGH_WATER ((size_t)64 * 1024)
+
+/* State, in TulipStream.flags. */
+enum {
+    TULIP_OPEN = 1 << 0,            /* made completely; has to be closed */
+    TULIP_STARTED = 1 << 1,         /* may read: connection_made has been called */
+    TULIP_READING = 1 << 2,         /* read_start was called */
+    TULIP_PAUSED = 1 << 3,          /* by pause_reading */
+    TULIP_EOF_SEEN = 1 << 4,
+    TULIP_EOF_SENT = 1 << 5,        /* write_eof was called */
+    TULIP_CLOSING = 1 << 6,
+    TULIP_LOST = 1 << 7,            /* connection_lost is scheduled */
+    TULIP_LOST_DONE = 1 << 8,       /* and was called */
+    TULIP_BUFFERED = 1 << 9,        /* the protocol is a BufferedProtocol */
+    TULIP_RECEIVE_BARE = 1 << 10,   /* receive is the function of a method of */
+    TULIP_GET_BARE = 1 << 11,       /* the protocol, which is its first argument */
+    TULIP_IN_ALLOC = 1 << 12,       /* libuv reads right after this */
+    TULIP_IN_CALLBACK = 1 << 13,    /* a flush comes after the callback */
+    TULIP_LISTED = 1 << 14,         /* in loop->dirty */
+    TULIP_WRITING_PAUSED = 1 << 15, /* pause_writing was called */
+    TULIP_HAS_ALLOC = 1 << 16,      /* consumed with the buffered consumer */
+    TULIP_NAMES_V6 = 1 << 17,
+};
+
+/* Pieces that wait for the kernel, and the libuv request that sends them.  One
+ * allocation; the transport owns it, from uv_write to its callback libuv. */
+typedef struct TulipWrite {
+    uv_write_t req;                 /* its data is this struct */
+    struct TulipStream *owner;      /* while sending; NULL: the owner is gone */
+    const UvtCAPI *api;
+    unsigned first, count, capacity;    /* pieces first .. count - 1 wait */
+    PyObject **pieces;              /* exact bytes, each keeps ... */
+    uv_buf_t *bufs;                 /* ... this memory */
+} TulipWrite;
+
+/* What few transports need. */
+typedef struct TulipRare {
+    size_t high, low;               /* write buffer limits */
+    PyObject *get_buffer;           /* of a BufferedProtocol */
+    PyObject *socket;               /* borrows the descriptor; detached by us */
+    Py_buffer view;                 /* where libuv reads to, ... */
+    bool has_view;                  /* ... between alloc and read */
+} TulipRare;
+
+/* An address in the least room: own and peer's for IPv4; family 0 is none.
+ * With TULIP_NAMES_V6 an allocation of two, own and peer's. */
+typedef struct TulipName {
+    uint32_t addr;
+    in_port_t port;
+    sa_family_t family;
+} TulipName;
+
+typedef union TulipNames {
+    TulipName v4[2];
+    struct sockaddr_in6 *v6;
+} TulipNames;
+
+typedef struct TulipStream {
+    PyObject_HEAD
+    PyObject *extra;            /* the slot _extra of asyncio.BaseTransport */
+    TulipLoop *loop;            /* strong, for life */
+    PyObject *handle;           /* strong until it is closed */
+    uv_stream_t *uv;            /* of handle; NULL with it */
+    PyObject *protocol;         /* NULL after connection_lost */
+    PyObject *receive;          /* data_received or buffer_updated, or NULL */
+    PyObject *context;
+    PyObject *pending;          /* the only piece that is queued, or ... */
+    TulipWrite *queue;          /* ... more than one, or part of one */
+    TulipWrite *sending;        /* a request that is under way */
+    size_t queued;              /* bytes in pending or queue */
+    struct TulipStream *next_dirty;
+    struct TulipServer *server; /* strong until connection_lost */
+    struct TulipStream *prev_client, *next_client;  /* borrowed */
+    TulipNames names;
+    TulipRare *rare;            /* NULL until needed */
+    PyObject *dict;
+    PyObject *weakrefs;
+    unsigned flags;
+    unsigned lost_writes;       /* since the connection was lost, plus 1 */
+} TulipStream;
+
+static inline const UvtCAPI *
+tulip_stream_api(const TulipStream *self)
+{
+    return self->loop->st->uv;
+}
+
+/* ---- transport.c ---- */
+
+/* Takes over an idle, connected handle.  `context` is kept and entered for
+ * every call of the protocol; server may be NULL.  Calls nothing of the
+ * protocol's; the handle keeps the result alive until it is closed. */
+UVT_NEW TulipStream *tulip_stream_new(PyTypeObject *type, TulipLoop *loop,
+                                      PyObject *handle, PyObject *protocol,
+                                      PyObject *context,
+                                      struct TulipServer *server);
+/* connection_made was called: reading may begin. */
+void tulip_stream_start(TulipStream *self);
+/* False while another thread runs the loop: then libuv must not be called. */
+bool tulip_stream_on_thread(const TulipStream *self);
+/* The same, with RuntimeError. */
+UVT_CHECKED bool tulip_stream_check_thread(TulipStream *self);
+/* NULL with MemoryError. */
+UVT_BORROWED TulipRare *tulip_stream_rare(TulipStream *self);
+
+/* ---- protocol.c ---- */
+
+/* Looks up what is called for each read.  -1 with an exception. */
+UVT_CHECKED int tulip_stream_use_protocol(TulipStream *self,
+                                          PyObject *protocol);
+void tulip_stream_forget_protocol(TulipStream *self);
+/* Calls function(arg), or function(protocol, arg) if the flag `bare` is set, in
+ * the transport's context.  Owns what it uses. */
+UVT_NEW PyObject *tulip_stream_vectorcall(TulipStream *self, PyObject *function,
+                                          unsigned bare, PyObject *arg);
+/* Calls a method of the protocol in the transport's context; arg may be NULL. */
+UVT_NEW PyObject *tulip_stream_call(TulipStream *self, PyObject *name,
+                                    PyObject *arg);
+/* Takes the raised exception: reports it as asyncio's _fatal_error does and
+ * drops the connection. */
+void tulip_stream_fatal(TulipStream *self, const char *message);
+void tulip_stream_fatal_uv(TulipStream *self, int rc, const char *call,
+                           const char *message);
+/* logger.debug(format, self) when the loop is in debug mode. */
+void tulip_stream_debug(TulipStream *self, const char *format);
+
+/* ---- closing.c ---- */
+
+/* Drops what waits to be sent and schedules connection_lost(exc); exc may be
+ * NULL for None.  -1 with an exception when it cannot be scheduled. */
+UVT_CHECKED int tulip_stream_force_close(TulipStream *self, PyObject *exc);
+/* Everything that was written is sent: shut down or finish closing. */
+void tulip_stream_drained(TulipStream *self);
+UVT_CHECKED int tulip_stream_begin_close(TulipStream *self);
+/* The consumer's event: the handle is closed, by whomever. */
+void tulip_stream_on_closed(PyObject *owner);
+/* Closes the handle without telling the protocol. */
+void tulip_stream_close_handle(TulipStream *self);
+void tulip_stream_detach_socket(TulipStream *self);
+void tulip_stream_leave_server(TulipStream *self);
+
+/* ---- extrainfo.c ---- */
+
+PyObject *tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
+                                      PyObject *kwds);
+PyObject *tulip_stream_repr(TulipStream *self);
+
+/* ---- flowcontrol.c ---- */
+
+size_t tulip_stream_buffered(const TulipStream *self);
+size_t tulip_stream_high(const TulipStream *self);
+void tulip_stream_maybe_pause(TulipStream *self);
+void tulip_stream_maybe_resume(TulipStream *self);
+extern PyMethodDef tulip_flow_methods[];
+
+/* ---- stream_read.c ---- */
+
+extern const UvtConsumer tulip_stream_consumer;
+extern const UvtConsumer tulip_buffered_consumer;
+/* Starts or stops reading as the flags demand. */
+void tulip_stream_update_reading(TulipStream *self);
+/* Fits the consumer to TULIP_BUFFERED. */
+void tulip_stream_update_consumer(TulipStream *self);
+void tulip_stream_release_view(TulipStream *self);
+extern PyMethodDef tulip_read_methods[];
+
+/* ---- writebuf.c ---- */
+
+/* Flushes every transport that has unsent writes: one vectored write each.
+ * Called by the loop after each batch of callbacks, after each poll and before
+ * it closes.  May call Python, never leaves an exception set. */
+void tulip_flush_dirty(TulipLoop *loop);
+/* For the loop's own traverse and clear. */
+int tulip_dirty_traverse(TulipLoop *loop, visitproc visit, void *arg);
+void tulip_dirty_clear(TulipLoop *loop);
+
+/* Sends what the kernel takes of the queue, unless a request is under way. */
+void tulip_stream_flush(TulipStream *self);
+void tulip_stream_drop_queue(TulipStream *self);
+extern const char tulip_write_failed[];
+/* Append to the queue: an exact bytes object, a part of one, a copy of memory.
+ * tulip_queue_done() has to follow.  -1 with MemoryError. */
+UVT_CHECKED int tulip_queue_bytes(TulipStream *self, PyObject *piece);
+UVT_CHECKED int tulip_queue_part(TulipStream *self, PyObject *piece, char *base,
+                                 size_t len);
+UVT_CHECKED int tulip_queue_copy(TulipStream *self, const char *base, size_t len);
+/* Makes room for `more` pieces. */
+UVT_CHECKED int tulip_queue_unfold(TulipStream *self, size_t more);
+/* Sees to it that what was queued is sent, and to flow control. */
+void tulip_queue_done(TulipStream *self);
+
+/* ---- write.c ---- */
+
+extern PyMethodDef tulip_write_methods[];
+
+/* ---- tcp.c ---- */
+
+/* Sets TCP_NODELAY, unless it is set, and remembers the addresses; NULL: ask
+ * the kernel. */
+void tulip_tcp_adopt(TulipStream *self, const struct sockaddr *own,
+                     const struct sockaddr *peer, bool nodelay);
+/* The address as a tuple, or None. */
+UVT_NEW PyObject *tulip_tcp_name(TulipStream *self, bool peer);
+void tulip_tcp_free_names(TulipStream *self);
+
+#endif

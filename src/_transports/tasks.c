@@ -1,0 +1,159 @@
+/* create_future(), create_task() and the task factory.  All functions run
+ * attached, on the loop's thread.  The loop owns the factory, and the keyword
+ * arguments that asyncio's constructors are called with: one dict for all, as
+ * making one each time is a tenth of the cost of a future.
+ */
+#include "eventloop.h"
+
+/* {"loop": self}, which the constructors only read; borrowed. */
+static PyObject *
+loop_kwargs(TulipLoop *self)
+{
+    if (self->loop_kwargs == NULL) {
+        self->loop_kwargs = Py_BuildValue("{O:O}", self->st->str_loop, self);
+    }
+    return self->loop_kwargs;
+}
+
+PyObject *
+tulip_loop_py_create_future(TulipLoop *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *kwargs;
+    if (self->closed) {
+        /* A cached dict would keep a closed loop alive. */
+        return PyObject_Vectorcall(self->st->future_type,
+                                   (PyObject *[]){(PyObject *)self}, 0,
+                                   self->st->kwnames_loop);
+    }
+    kwargs = loop_kwargs(self);
+    return kwargs == NULL ? NULL : PyObject_Call(
+        self->st->future_type, self->st->empty_tuple, kwargs);
+}
+
+/* The call has a coroutine, and at most name=None beside it. */
+static bool
+is_plain_task(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
+{
+    return nargs == 1
+        && (kwnames == NULL
+            || (PyTuple_GET_SIZE(kwnames) == 1 && args[1] == Py_None
+                && PyTuple_GET_ITEM(kwnames, 0) == self->st->str_name));
+}
+
+static PyObject *
+create_plain_task(TulipLoop *self, PyObject *coro)
+{
+    PyObject *kwargs = loop_kwargs(self), *args, *task;
+    if (kwargs == NULL) {
+        return NULL;
+    }
+    args = PyTuple_Pack(1, coro);
+    if (args == NULL) {
+        return NULL;
+    }
+    task = PyObject_Call(self->st->task_type, args, kwargs);
+    Py_DECREF(args);
+    return task;
+}
+
+/* kwargs without what the factory is not told: until Python 3.14 the name is
+ * set on the task it has made, and no context means no such argument. */
+static PyObject *
+call_factory(TulipLoop *self, PyObject *coro, PyObject *kwargs)
+{
+    PyObject *args, *task = NULL, *name = NULL, *result;
+    if (Py_Version < 0x030E0000) {
+        PyObject *context = PyDict_GetItemString(kwargs, "context");
+        name = Py_XNewRef(PyDict_GetItemWithError(kwargs, self->st->str_name));
+        if ((name != NULL && PyDict_DelItem(kwargs, self->st->str_name) < 0)
+            || (context == Py_None
+                && PyDict_DelItemString(kwargs, "context") < 0)) {
+            Py_XDECREF(name);
+            return NULL;
+        }
+    }
+    args = PyTuple_Pack(2, (PyObject *)self, coro);
+    if (args != NULL) {
+        task = PyObject_Call(self->task_factory, args, kwargs);
+        Py_DECREF(args);
+    }
+    if (task != NULL && name != NULL && name != Py_None) {
+        result = PyObject_CallMethod(task, "set_name", "O", name);
+        if (result == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            Py_CLEAR(task);
+        }
+        else if (result == NULL) {
+            PyErr_Clear();      /* a future of the factory's own kind */
+        }
+        Py_XDECREF(result);
+    }
+    Py_XDECREF(name);
+    return task;
+}
+
+PyObject *
+tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
+    PyObject *coro, *kwargs, *positional, *task = NULL;
+
+    if (!tulip_loop_check_open(self)) {
+        return NULL;
+    }
+    if (self->task_factory == NULL
+        && is_plain_task(self, args, nargs, kwnames)) {
+        return create_plain_task(self, args[0]);
+    }
+    kwargs = PyDict_New();
+    if (kwargs == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < nkw; i++) {
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(kwnames, i),
+                           args[nargs + i]) < 0) {
+            Py_DECREF(kwargs);
+            return NULL;
+        }
+    }
+    coro = nargs > 0 ? Py_NewRef(args[0])
+                     : Py_XNewRef(PyDict_GetItemString(kwargs, "coro"));
+    if (nargs > 1 || coro == NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "create_task() takes exactly 1 positional argument (%zd "
+                     "given)", nargs);
+    }
+    else if (nargs == 0 && PyDict_DelItemString(kwargs, "coro") < 0) {
+        task = NULL;
+    }
+    else if (self->task_factory != NULL) {
+        task = call_factory(self, coro, kwargs);
+    }
+    else if (PyDict_SetItem(kwargs, self->st->str_loop, (PyObject *)self) == 0
+             && (positional = PyTuple_Pack(1, coro)) != NULL) {
+        task = PyObject_Call(self->st->task_type, positional, kwargs);
+        Py_DECREF(positional);
+    }
+    Py_XDECREF(coro);
+    Py_DECREF(kwargs);
+    return task;
+}
+
+PyObject *
+tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *factory)
+{
+    if (factory != Py_None && !PyCallable_Check(factory)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "task factory must be a callable or None");
+        return NULL;
+    }
+    tulip_loop_set_hook(&self->task_factory, factory);
+    Py_RETURN_NONE;
+}
+
+PyObject *
+tulip_loop_py_get_task_factory(TulipLoop *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self->task_factory != NULL ? self->task_factory : Py_None);
+}

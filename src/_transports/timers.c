@@ -1,0 +1,333 @@
+/* The heap of timers, call_later() and call_at(), and the uv timer that ends a
+ * poll when the first of them is due.  All functions run attached, on the
+ * loop's thread.  The heap owns a reference to each handle in it.
+ *
+ * libuv counts whole milliseconds; deadlines here are nanoseconds of the same
+ * clock.  The uv timer is set for the first millisecond that is not before the
+ * deadline, so nothing is called early.  It is only touched before a poll that
+ * may block, and only when it would come too late: one that comes too early,
+ * as its handle was cancelled, costs one empty turn.
+ */
+#include "timers.h"
+#include "eventloop.h"
+
+#define FIRST_CAPACITY 64
+#define FANOUT 4        /* 16 bytes each: children share a cache line or two */
+
+/* ---- the heap ---- */
+
+static inline bool
+before(const TulipTimerItem *a, const TulipTimerItem *b)
+{
+    return a->deadline < b->deadline
+        || (a->deadline == b->deadline && a->timer->sequence < b->timer->sequence);
+}
+
+static inline void
+place(TulipTimers *self, Py_ssize_t index, TulipTimerItem item)
+{
+    self->items[index] = item;
+    item.timer->heap_index = index;
+}
+
+/* Puts the item where the hole at index belongs to, upwards. */
+static void
+sift_up(TulipTimers *self, Py_ssize_t index, TulipTimerItem item)
+{
+    while (index > 0) {
+        Py_ssize_t parent = (index - 1) / FANOUT;
+        if (!before(&item, &self->items[parent])) {
+            break;
+        }
+        place(self, index, self->items[parent]);
+        index = parent;
+    }
+    place(self, index, item);
+}
+
+static void
+sift_down(TulipTimers *self, Py_ssize_t index, TulipTimerItem item)
+{
+    for (;;) {
+        Py_ssize_t child = index * FANOUT + 1, least = child, end;
+        if (child >= self->count) {
+            break;
+        }
+        end = Py_MIN(child + FANOUT, self->count);
+        while (++child < end) {
+            if (before(&self->items[child], &self->items[least])) {
+                least = child;
+            }
+        }
+        if (!before(&self->items[least], &item)) {
+            break;
+        }
+        place(self, index, self->items[least]);
+        index = least;
+    }
+    place(self, index, item);
+}
+
+static int
+resize(TulipTimers *self, Py_ssize_t capacity)
+{
+    TulipTimerItem *items = self->items;
+    PyMem_Resize(items, TulipTimerItem, capacity);
+    if (items == NULL) {
+        return -1;
+    }
+    self->items = items;
+    self->capacity = capacity;
+    return 0;
+}
+
+int
+tulip_timers_push(TulipTimers *self, TulipCallback *timer, int64_t deadline)
+{
+    TulipTimerItem item = {deadline, (TulipCallback *)Py_NewRef(timer)};
+    if (self->count == self->capacity
+        && resize(self, self->capacity == 0 ? FIRST_CAPACITY
+                                            : self->capacity * 2) < 0) {
+        Py_DECREF(timer);
+        PyErr_NoMemory();
+        return -1;
+    }
+    timer->sequence = self->sequence++;
+    timer->scheduled = true;
+    sift_up(self, self->count++, item);
+    return 0;
+}
+
+/* Takes an item out; its reference goes to the caller. */
+static void
+take_out(TulipTimers *self, Py_ssize_t index)
+{
+    TulipTimerItem last = self->items[--self->count];
+    self->items[index].timer->scheduled = false;
+    if (index < self->count) {
+        if (index > 0 && before(&last, &self->items[(index - 1) / FANOUT])) {
+            sift_up(self, index, last);
+        }
+        else {
+            sift_down(self, index, last);
+        }
+    }
+    if (self->count < self->capacity / 8 && self->capacity > FIRST_CAPACITY) {
+        (void)resize(self, self->capacity / 2);
+    }
+}
+
+void
+tulip_timers_remove(TulipTimers *self, TulipCallback *timer)
+{
+    take_out(self, timer->heap_index);
+    Py_DECREF(timer);
+}
+
+TulipCallback *
+tulip_timers_pop_due(TulipTimers *self, int64_t now)
+{
+    TulipCallback *timer;
+    if (tulip_timers_first(self) > now || self->count == 0) {
+        return NULL;
+    }
+    timer = self->items[0].timer;
+    take_out(self, 0);
+    return timer;
+}
+
+int
+tulip_timers_traverse(TulipTimers *self, visitproc visit, void *arg)
+{
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        Py_VISIT(self->items[i].timer);
+    }
+    return 0;
+}
+
+/* Dropping a handle can run any code, which finds an empty heap. */
+void
+tulip_timers_clear(TulipTimers *self)
+{
+    TulipTimers old = *self;
+    *self = (TulipTimers){.sequence = old.sequence};
+    for (Py_ssize_t i = 0; i < old.count; i++) {
+        old.items[i].timer->scheduled = false;
+    }
+    for (Py_ssize_t i = 0; i < old.count; i++) {
+        Py_DECREF(old.items[i].timer);
+    }
+    PyMem_Free(old.items);
+}
+
+/* ---- the uv timer ---- */
+
+/* With libuv before 1.45 this may come right before a poll, which then must
+ * not block. */
+static void
+on_deadline(PyObject *owner)
+{
+    TulipLoop *self = (TulipLoop *)owner;
+    self->armed = TULIP_NEVER;
+    self->due = true;
+}
+
+static const UvtConsumer deadline_consumer = {.fired = on_deadline};
+
+static int
+open_deadline(TulipLoop *self)
+{
+    const UvtCAPI *api = self->st->uv;
+    PyObject *timer = api->timer_new(self->uv_loop);
+    uv_handle_t *uv;
+    if (timer == NULL) {
+        return -1;
+    }
+    uv = api->handle_uv(timer, UV_TIMER);
+    if (uv == NULL
+        || api->consume(timer, &deadline_consumer, (PyObject *)self) < 0) {
+        Py_DECREF(timer);
+        return -1;
+    }
+    uv_unref(uv);
+    self->deadline = timer;
+    return 0;
+}
+
+int
+tulip_loop_arm(TulipLoop *self)
+{
+    int64_t first = tulip_timers_first(&self->timers);
+    uint64_t due_ms, now_ms;
+    int rc;
+
+    if (first >= self->armed) {
+        return 0;
+    }
+    if (first <= tulip_now()) {
+        return 1;
+    }
+    if (self->deadline == NULL && open_deadline(self) < 0) {
+        return -1;
+    }
+    due_ms = (uint64_t)first / 1000000 + ((uint64_t)first % 1000000 != 0);
+    now_ms = uv_now(self->uv);
+    rc = self->st->uv->timer_start(self->deadline,
+                                   due_ms > now_ms ? due_ms - now_ms : 0, 0);
+    if (rc < 0) {
+        PyObject *exc = self->st->uv->oserror(rc, "uv_timer_start");
+        if (exc != NULL) {
+            PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+            Py_DECREF(exc);
+        }
+        return -1;
+    }
+    self->armed = first;
+    return 0;
+}
+
+int
+tulip_loop_move_due(TulipLoop *self)
+{
+    TulipCallback *timer;
+    int64_t now;
+    if (self->timers.count == 0) {
+        return 0;
+    }
+    now = tulip_now();
+    while ((timer = tulip_timers_pop_due(&self->timers, now)) != NULL) {
+        if (tulip_ring_push(&self->ready, timer) < 0) {
+            Py_DECREF(timer);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- methods ---- */
+
+/* The deadline in nanoseconds, rounded up; false with ValueError for NaN. */
+static bool
+to_deadline(double when, int64_t *deadline)
+{
+    double ns = when * 1e9;
+    if (ns >= 9.2e18) {
+        *deadline = TULIP_NEVER - 1;
+    }
+    else if (ns > -9.2e18) {
+        *deadline = (int64_t)ns;
+        *deadline += (double)*deadline < ns;
+    }
+    else if (ns <= 0) {
+        *deadline = INT64_MIN;
+    }
+    else {
+        PyErr_SetString(PyExc_ValueError, "a time cannot be NaN");
+        return false;
+    }
+    return true;
+}
+
+static PyObject *
+schedule(TulipLoop *self, const TulipCall *call, double when)
+{
+    TulipCallback *timer;
+    int64_t deadline;
+    if (!to_deadline(when, &deadline)) {
+        return NULL;
+    }
+    timer = tulip_callback_new(self, call->callable, call->args, call->nargs,
+                               call->context, true);
+    if (timer == NULL) {
+        return NULL;
+    }
+    timer->when = when;
+    PyObject_GC_Track(timer);
+    if (tulip_timers_push(&self->timers, timer, deadline) < 0) {
+        Py_DECREF(timer);
+        return NULL;
+    }
+    return (PyObject *)timer;
+}
+
+PyObject *
+tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames)
+{
+    TulipCall call;
+    double delay;
+    if (!tulip_bind(self, "call_later", "delay", args, nargs, kwnames, &call)) {
+        return NULL;
+    }
+    if (call.time == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "delay must not be None");
+        return NULL;
+    }
+    delay = PyFloat_AsDouble(call.time);
+    if ((delay == -1.0 && PyErr_Occurred())
+        || !tulip_loop_check_call(self, "call_later", call.callable, true)) {
+        return NULL;
+    }
+    return schedule(self, &call, (double)tulip_now() / 1e9 + delay);
+}
+
+PyObject *
+tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                      PyObject *kwnames)
+{
+    TulipCall call;
+    double when;
+    if (!tulip_bind(self, "call_at", "when", args, nargs, kwnames, &call)) {
+        return NULL;
+    }
+    if (call.time == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "when cannot be None");
+        return NULL;
+    }
+    when = PyFloat_AsDouble(call.time);
+    if ((when == -1.0 && PyErr_Occurred())
+        || !tulip_loop_check_call(self, "call_at", call.callable, true)) {
+        return NULL;
+    }
+    return schedule(self, &call, when);
+}

@@ -1,0 +1,498 @@
+/* StreamTransport: the type, its life cycle, close and abort.  All functions run attached, on the thread that runs the loop or
+ * while none does; finalising may come from any thread.
+ *
+ * stream.h lists the edges.  While the handle is open the loop holds it and it
+ * holds the transport; connection_lost closes the handle, and when that is done
+ * the two let go of each other.
+ */
+#include "stream.h"
+#include "server.h"
+
+/* ---- small helpers ---- */
+
+bool
+tulip_stream_on_thread(const TulipStream *self)
+{
+    unsigned long running = self->loop->thread_id;
+    return running == 0 || running == PyThread_get_thread_ident();
+}
+
+bool
+tulip_stream_check_thread(TulipStream *self)
+{
+    if (!tulip_stream_on_thread(self)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Non-thread-safe operation invoked on a transport of a "
+                        "loop that another thread runs: use "
+                        "call_soon_threadsafe()");
+        return false;
+    }
+    return true;
+}
+
+TulipRare *
+tulip_stream_rare(TulipStream *self)
+{
+    if (self->rare == NULL) {
+        self->rare = PyMem_Calloc(1, sizeof(TulipRare));
+        if (self->rare == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        self->rare->high = TULIP_HIGH_WATER;
+        self->rare->low = TULIP_HIGH_WATER / 4;
+    }
+    return self->rare;
+}
+
+/* ---- life cycle ---- */
+
+TulipStream *
+tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
+                 PyObject *protocol, PyObject *context, TulipServer *server)
+{
+    const UvtCAPI *api = loop->st->uv;
+    TulipStream *self = (TulipStream *)type->tp_alloc(type, 0);
+    uv_handle_t *uv;
+
+    if (self == NULL) {
+        return NULL;
+    }
+    self->loop = (TulipLoop *)Py_NewRef(loop);
+    self->context = Py_NewRef(context);
+    if (tulip_stream_use_protocol(self, protocol) < 0) {
+        goto error;
+    }
+    uv = api->handle_uv(handle, UV_TCP);
+    if (uv == NULL) {
+        goto error;
+    }
+    if (uv->loop != loop->uv) {
+        PyErr_SetString(PyExc_ValueError,
+                        "StreamTransport(): the handle is of another loop");
+        goto error;
+    }
+    if (!uv_is_readable((uv_stream_t *)uv) && !uv_is_writable((uv_stream_t *)uv)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "StreamTransport(): the handle is not connected");
+        goto error;
+    }
+    if (api->consume(handle,
+                     self->flags & TULIP_BUFFERED ? &tulip_buffered_consumer
+                                                  : &tulip_stream_consumer,
+                     (PyObject *)self) < 0) {
+        goto error;
+    }
+    if (self->flags & TULIP_BUFFERED) {
+        self->flags |= TULIP_HAS_ALLOC;
+    }
+    self->handle = Py_NewRef(handle);
+    self->uv = (uv_stream_t *)uv;
+    self->flags |= TULIP_OPEN;
+    if (server != NULL) {
+        self->server = (TulipServer *)Py_NewRef(server);
+        tulip_server_join(server, self);
+    }
+    return self;
+
+error:
+    Py_DECREF(self);
+    return NULL;
+}
+
+void
+tulip_stream_start(TulipStream *self)
+{
+    self->flags |= TULIP_STARTED;
+    tulip_stream_update_reading(self);
+}
+
+static void
+start_reading(PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    tulip_stream_start((TulipStream *)owner);
+}
+
+/* After connection_made(): wakes the waiter; who waits runs before the first
+ * data comes. */
+static void
+wake_waiter(PyObject *owner, PyObject *waiter)
+{
+    TulipStream *self = (TulipStream *)owner;
+    PyObject *result = NULL, *cancelled;
+    int skip;
+    if (waiter != NULL) {
+        cancelled = PyObject_CallMethod(waiter, "cancelled", NULL);
+        skip = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+        Py_XDECREF(cancelled);
+        if (skip == 0) {
+            result = PyObject_CallMethod(waiter, "set_result", "O", Py_None);
+            Py_XDECREF(result);
+        }
+        if (skip < 0 || (skip == 0 && result == NULL)) {
+            tulip_loop_report(self->loop, "Exception while a transport started",
+                              owner, self->protocol, NULL);
+        }
+    }
+    if (tulip_loop_call_soon_c(self->loop, start_reading, owner, NULL) < 0) {
+        tulip_stream_fatal(self, "Fatal error on transport");
+    }
+}
+
+static int
+schedule_start(TulipStream *self, PyObject *waiter)
+{
+    TulipState *st = self->loop->st;
+    PyObject *made = PyObject_GetAttr(self->protocol, st->str_connection_made);
+    PyObject *arg = (PyObject *)self;
+    int rc;
+    if (made == NULL) {
+        return -1;
+    }
+    rc = tulip_loop_call_soon(self->loop, made, &arg, 1, self->context);
+    Py_DECREF(made);
+    if (rc == 0) {
+        rc = tulip_loop_call_soon_c(self->loop, wake_waiter, (PyObject *)self,
+                                    waiter == Py_None ? NULL : waiter);
+    }
+    return rc;
+}
+
+PyDoc_STRVAR(stream_doc,
+"StreamTransport(loop, handle, protocol, waiter=None, extra=None, server=None)\n"
+"--\n\n"
+"A transport over a connected uv.TCP handle, which it owns from now on.\n\n"
+"Calls protocol.connection_made() soon, then sets the result of `waiter`, then\n"
+"reads.  The protocol is called in a copy of the current context.");
+
+static PyObject *
+stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"loop", "handle", "protocol", "waiter", "extra",
+                            "server", NULL};
+    TulipState *st = tulip_state_of_type(type);
+    PyObject *loop, *handle, *protocol, *waiter = Py_None, *extra = Py_None;
+    PyObject *server = Py_None, *context;
+    TulipStream *self;
+
+    if (st == NULL
+        || !PyArg_ParseTupleAndKeywords(args, kwds, "O!OO|OOO:StreamTransport",
+                                        names, st->loop_type, &loop, &handle,
+                                        &protocol, &waiter, &extra, &server)) {
+        return NULL;
+    }
+    if (server != Py_None && !PyObject_TypeCheck(server, st->server_type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "StreamTransport(): server must be a Server or None, not "
+                     "%.200s", Py_TYPE(server)->tp_name);
+        return NULL;
+    }
+    if (extra != Py_None && !PyDict_Check(extra)) {
+        PyErr_Format(PyExc_TypeError,
+                     "StreamTransport(): extra must be a dict or None, not "
+                     "%.200s", Py_TYPE(extra)->tp_name);
+        return NULL;
+    }
+    if (!tulip_loop_check_open((TulipLoop *)loop)) {
+        return NULL;
+    }
+    context = PyContext_CopyCurrent();
+    if (context == NULL) {
+        return NULL;
+    }
+    self = tulip_stream_new(type, (TulipLoop *)loop, handle, protocol, context,
+                            server == Py_None ? NULL : (TulipServer *)server);
+    Py_DECREF(context);
+    if (self == NULL) {
+        return NULL;
+    }
+    if (extra != Py_None) {
+        self->extra = PyDict_Copy(extra);
+    }
+    tulip_tcp_adopt(self, NULL, NULL, false);
+    if ((extra != Py_None && self->extra == NULL)
+        || schedule_start(self, waiter) < 0) {
+        /* Give the handle back; what is scheduled finds nothing to do. */
+        self->flags |= TULIP_CLOSING | TULIP_LOST | TULIP_LOST_DONE;
+        tulip_stream_leave_server(self);
+        self->uv = NULL;
+        Py_CLEAR(self->handle);
+        st->uv->release(handle);
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+/* Everything is done by then; the base class has an __init__ of its own. */
+static int
+stream_init(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args),
+            PyObject *Py_UNUSED(kwds))
+{
+    return 0;
+}
+
+static int
+stream_traverse(TulipStream *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->extra);
+    Py_VISIT(self->loop);
+    Py_VISIT(self->handle);
+    Py_VISIT(self->protocol);
+    Py_VISIT(self->receive);
+    Py_VISIT(self->context);
+    Py_VISIT(self->server);
+    Py_VISIT(self->dict);
+    if (self->rare != NULL) {
+        Py_VISIT(self->rare->get_buffer);
+        Py_VISIT(self->rare->socket);
+        if (self->rare->has_view) {
+            Py_VISIT(self->rare->view.obj);
+        }
+    }
+    return 0;
+}
+
+/* The edge to the loop stays: a cycle through it also leads through the handle
+ * or through what the loop clears. */
+static int
+stream_clear(TulipStream *self)
+{
+    tulip_stream_release_view(self);
+    tulip_stream_detach_socket(self);
+    tulip_stream_forget_protocol(self);
+    tulip_stream_leave_server(self);
+    Py_CLEAR(self->handle);
+    self->uv = NULL;
+    Py_CLEAR(self->extra);
+    Py_CLEAR(self->dict);
+    return 0;
+}
+
+static void
+stream_finalize(TulipStream *self)
+{
+    PyObject *raised;
+    if ((self->flags & (TULIP_OPEN | TULIP_LOST_DONE)) != TULIP_OPEN) {
+        return;
+    }
+    raised = PyErr_GetRaisedException();
+    if (PyErr_ResourceWarning((PyObject *)self, 1, "unclosed transport %R",
+                              (PyObject *)self) < 0) {
+        /* An error when warnings are errors; there is nobody to raise it to. */
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    self->flags |= TULIP_CLOSING | TULIP_LOST | TULIP_LOST_DONE;
+    tulip_stream_close_handle(self);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
+static void
+stream_dealloc(TulipStream *self)
+{
+    PyTypeObject *tp = Py_TYPE(self);
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
+    if (self->sending != NULL) {
+        self->sending->owner = NULL;    /* frees itself in its callback */
+        self->sending = NULL;
+    }
+    tulip_stream_drop_queue(self);
+    (void)stream_clear(self);
+    tulip_tcp_free_names(self);
+    PyMem_Free(self->rare);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->loop);
+    tp->tp_free(self);
+    Py_DECREF(tp);
+}
+
+/* ---- methods ---- */
+
+PyDoc_STRVAR(close_doc,
+"close()\n--\n\n"
+"Read no more, send what was written, then call connection_lost(None).");
+
+static PyObject *
+stream_close(TulipStream *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!(self->flags & TULIP_CLOSING)
+        && (!tulip_stream_check_thread(self)
+            || tulip_stream_begin_close(self) < 0)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(force_close_doc,
+"_force_close(exc)\n--\n\n"
+"Drop what waits to be sent and call connection_lost(exc) soon.");
+
+static PyObject *
+stream_force_close(TulipStream *self, PyObject *exc)
+{
+    if (!(self->flags & TULIP_LOST)
+        && (!tulip_stream_check_thread(self)
+            || tulip_stream_force_close(self, exc == Py_None ? NULL : exc) < 0)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(abort_doc,
+"abort()\n--\n\n"
+"Close at once; what the kernel does not take now is lost.  Then\n"
+"connection_lost(None) is called.");
+
+static PyObject *
+stream_abort(TulipStream *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!(self->flags & TULIP_LOST) && tulip_stream_on_thread(self)) {
+        /* What was written in this callback counts as written before. */
+        tulip_stream_flush(self);
+    }
+    return stream_force_close(self, Py_None);
+}
+
+PyDoc_STRVAR(is_closing_doc, "is_closing()\n--\n\nTrue from close() or abort() on.");
+
+static PyObject *
+stream_is_closing(TulipStream *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong((self->flags & TULIP_CLOSING) != 0);
+}
+
+PyDoc_STRVAR(get_protocol_doc,
+"get_protocol()\n--\n\nThe protocol; None once connection_lost() has returned.");
+
+static PyObject *
+stream_get_protocol(TulipStream *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+}
+
+PyDoc_STRVAR(set_protocol_doc,
+"set_protocol(protocol)\n--\n\n"
+"Deliver to another protocol from now on: a Protocol or a BufferedProtocol.");
+
+static PyObject *
+stream_set_protocol(TulipStream *self, PyObject *protocol)
+{
+    if (!tulip_stream_check_thread(self) || tulip_stream_use_protocol(self, protocol) < 0) {
+        return NULL;
+    }
+    tulip_stream_update_consumer(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_extra_info_doc,
+"get_extra_info(name, default=None)\n--\n\n"
+"'socket' (shows the socket and borrows its descriptor), 'sockname', 'peername',\n"
+"'uv_handle' (the raw handle), or what the maker of the transport added.");
+
+static PyMethodDef stream_methods[] = {
+    {"close", (PyCFunction)stream_close, METH_NOARGS, close_doc},
+    {"abort", (PyCFunction)stream_abort, METH_NOARGS, abort_doc},
+    {"_force_close", (PyCFunction)stream_force_close, METH_O, force_close_doc},
+    {"is_closing", (PyCFunction)stream_is_closing, METH_NOARGS, is_closing_doc},
+    {"get_protocol", (PyCFunction)stream_get_protocol, METH_NOARGS,
+     get_protocol_doc},
+    {"set_protocol", (PyCFunction)stream_set_protocol, METH_O, set_protocol_doc},
+    {"get_extra_info", (PyCFunction)(void (*)(void))tulip_stream_get_extra_info,
+     METH_VARARGS | METH_KEYWORDS, get_extra_info_doc},
+    {NULL},
+};
+
+static PyGetSetDef stream_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {NULL},
+};
+
+static PyMemberDef stream_members[] = {
+    {"__dictoffset__", T_PYSSIZET, offsetof(TulipStream, dict), READONLY},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(TulipStream, weakrefs), READONLY},
+    {NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_doc, (void *)stream_doc},
+    {Py_tp_new, stream_tp_new},
+    {Py_tp_init, stream_init},
+    {Py_tp_traverse, stream_traverse},
+    {Py_tp_clear, stream_clear},
+    {Py_tp_finalize, stream_finalize},
+    {Py_tp_dealloc, stream_dealloc},
+    {Py_tp_repr, tulip_stream_repr},
+    {Py_tp_methods, stream_methods},
+    {Py_tp_getset, stream_getset},
+    {Py_tp_members, stream_members},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {
+    .name = "uvtulip._transports.StreamTransport",
+    .basicsize = sizeof(TulipStream),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = stream_slots,
+};
+
+static int
+add_methods(PyTypeObject *type, PyMethodDef *methods)
+{
+    for (; methods->ml_name != NULL; methods++) {
+        PyObject *method = PyDescr_NewMethod(type, methods);
+        int rc;
+        if (method == NULL) {
+            return -1;
+        }
+        rc = PyObject_SetAttrString((PyObject *)type, methods->ml_name, method);
+        Py_DECREF(method);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int
+tulip_stream_setup(PyObject *module, TulipState *st)
+{
+    PyObject *asyncio = PyImport_ImportModule("asyncio"), *base;
+    int rc;
+    if (asyncio == NULL) {
+        return -1;
+    }
+    base = PyObject_GetAttrString(asyncio, "Transport");
+    Py_DECREF(asyncio);
+    if (base == NULL) {
+        return -1;
+    }
+    /* One slot, _extra, which is our member `extra`. */
+    if (!PyType_Check(base)
+        || ((PyTypeObject *)base)->tp_basicsize
+           != (Py_ssize_t)offsetof(TulipStream, loop)) {
+        PyErr_SetString(PyExc_ImportError,
+                        "asyncio.Transport is not laid out as expected");
+        Py_DECREF(base);
+        return -1;
+    }
+    rc = tulip_add_type(module, &st->stream_type, &stream_spec, base);
+    Py_DECREF(base);
+    if (rc < 0) {
+        return -1;
+    }
+    if (add_methods(st->stream_type, tulip_flow_methods) < 0
+        || add_methods(st->stream_type, tulip_read_methods) < 0
+        || add_methods(st->stream_type, tulip_write_methods) < 0) {
+        return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,161 @@
+/* The module uvtulip._transports: its state, and the set-up of what the other
+ * files define.  Initialised in two phases, so that each interpreter has its
+ * own.  The state owns all that it names, except the module itself.
+ */
+#include "transportsmodule.h"
+
+TulipState *
+tulip_state_of_type(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &tulip_module);
+    return module != NULL ? PyModule_GetState(module) : NULL;
+}
+
+int
+tulip_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
+               PyObject *bases)
+{
+    *slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, bases);
+    if (*slot == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(module, *slot);
+}
+
+/* A new reference to module.name, in *slot. */
+static int
+import_name(PyObject **slot, const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (module == NULL) {
+        return -1;
+    }
+    *slot = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return *slot != NULL ? 0 : -1;
+}
+
+static int
+import_names(TulipState *st)
+{
+    const char *const helpers = "asyncio.format_helpers";
+    return import_name(&st->future_type, "asyncio", "Future") < 0
+        || import_name(&st->task_type, "asyncio", "Task") < 0
+        || import_name(&st->buffered_protocol_type, "asyncio",
+                       "BufferedProtocol") < 0
+        || import_name(&st->extract_stack, helpers, "extract_stack") < 0
+        || import_name(&st->format_source, helpers,
+                       "_format_callback_source") < 0
+        || import_name(&st->logger, "asyncio.log", "logger") < 0 ? -1 : 0;
+}
+
+#define FOR_EACH_STRING(DO) \
+    DO(call_exception_handler) DO(connection_made) DO(connection_lost) \
+    DO(context) DO(data_received) DO(eof_received) DO(get_buffer) \
+    DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(resume_writing)
+
+static int
+intern_strings(TulipState *st)
+{
+    bool ok = true;
+#define INTERN(name) \
+    st->str_##name = PyUnicode_InternFromString(#name); \
+    ok = ok && st->str_##name != NULL;
+    FOR_EACH_STRING(INTERN)
+#undef INTERN
+    return ok ? 0 : -1;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    TulipState *st = PyModule_GetState(module);
+    st->module = module;
+    st->uv_module = PyImport_ImportModule("uvtulip._uv");
+    if (st->uv_module == NULL) {
+        return -1;
+    }
+    st->uv = uvt_capi_import();
+    if (st->uv == NULL || intern_strings(st) < 0 || import_names(st) < 0) {
+        return -1;
+    }
+    st->empty_tuple = PyTuple_New(0);
+    st->kwnames_loop = PyTuple_Pack(1, st->str_loop);
+    if (st->empty_tuple == NULL || st->kwnames_loop == NULL) {
+        return -1;
+    }
+    if (tulip_loop_setup(module, st) < 0
+        || tulip_callback_setup(module, st) < 0
+        || tulip_watcher_setup(module, st) < 0
+        || tulip_stream_setup(module, st) < 0
+        || tulip_server_setup(module, st) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+#define FOR_EACH_OBJECT(DO) \
+    DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
+    DO(stream_type) DO(server_type) DO(future_type) DO(task_type) \
+    DO(buffered_protocol_type) DO(extract_stack) DO(format_source) DO(logger) \
+    DO(empty_tuple) DO(kwnames_loop)
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    TulipState *st = PyModule_GetState(module);
+#define VISIT(name) Py_VISIT(st->name);
+    FOR_EACH_OBJECT(VISIT)
+#undef VISIT
+    Py_VISIT(st->uv_module);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    TulipState *st = PyModule_GetState(module);
+#define CLEAR(name) Py_CLEAR(st->name);
+    FOR_EACH_OBJECT(CLEAR)
+#undef CLEAR
+#define CLEAR(name) Py_CLEAR(st->str_##name);
+    FOR_EACH_STRING(CLEAR)
+#undef CLEAR
+    Py_CLEAR(st->uv_module);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear((PyObject *)module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    UVT_MODULE_SLOTS
+    {0, NULL},
+};
+
+PyDoc_STRVAR(module_doc,
+"The C half of uvtulip's event loop, transports and servers.");
+
+struct PyModuleDef tulip_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "uvtulip._transports",
+    .m_doc = module_doc,
+    .m_size = sizeof(TulipState),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__transports(void);
+
+PyMODINIT_FUNC
+PyInit__transports(void)
+{
+    return PyModuleDef_Init(&tulip_module);
+}

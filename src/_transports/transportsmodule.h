@@ -1,0 +1,60 @@
+/* The state of one uvtulip._transports module and what its files share.
+ *
+ * One TulipState for each interpreter that has imported the module; objects of
+ * its types reach it by a borrowed pointer, which their type keeps good.
+ */
+#ifndef TULIP_TRANSPORTSMODULE_H
+#define TULIP_TRANSPORTSMODULE_H
+
+#include "../_uv/compat.h"
+#include "../_uv/uv_capi.h"
+
+typedef struct TulipState {
+    PyObject *module;                   /* borrowed: owns this state */
+    const UvtCAPI *uv;                  /* the capsule's; kept by uv_module */
+    PyObject *uv_module;                /* uvtulip._uv */
+    PyTypeObject *loop_type;            /* EventLoop */
+    PyTypeObject *callback_type;        /* Handle, an asyncio.Handle */
+    PyTypeObject *timer_type;           /* TimerHandle, an asyncio.TimerHandle */
+    PyTypeObject *watcher_type;         /* of add_reader and add_writer */
+    PyTypeObject *stream_type;          /* StreamTransport, an asyncio.Transport */
+    PyTypeObject *server_type;          /* Server: the C half of it */
+    PyObject *future_type;              /* asyncio.Future */
+    PyObject *task_type;                /* asyncio.Task */
+    PyObject *buffered_protocol_type;   /* asyncio.BufferedProtocol */
+    PyObject *extract_stack;            /* asyncio.format_helpers.extract_stack */
+    PyObject *format_source;    /* asyncio.format_helpers._format_callback_source */
+    PyObject *logger;                   /* asyncio.log.logger */
+    PyObject *empty_tuple;
+    PyObject *kwnames_loop;             /* ("loop",) */
+    PyObject *str_call_exception_handler;
+    PyObject *str_connection_made;
+    PyObject *str_connection_lost;
+    PyObject *str_context;
+    PyObject *str_data_received;
+    PyObject *str_eof_received;
+    PyObject *str_get_buffer;
+    PyObject *str_buffer_updated;
+    PyObject *str_loop;
+    PyObject *str_name;
+    PyObject *str_pause_writing;
+    PyObject *str_resume_writing;
+} TulipState;
+
+extern struct PyModuleDef tulip_module;
+
+/* The state behind a type of this module or a subclass of one. */
+TulipState *tulip_state_of_type(PyTypeObject *type);
+
+UVT_CHECKED int tulip_callback_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_loop_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_watcher_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_stream_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
+
+/* Makes a type from its spec with the given bases (a type, a tuple or NULL),
+ * adds it to the module and stores a strong reference in *slot. */
+UVT_CHECKED int tulip_add_type(PyObject *module, PyTypeObject **slot,
+                               PyType_Spec *spec, PyObject *bases);
+
+#endif

@@ -1,0 +1,268 @@
+/* write(), writelines() and write_eof() of a stream transport.  Called attached,
+ * on the thread that runs the loop or while none does; write() and writelines()
+ * only queue when they are called in another one.  The queue gets references to
+ * bytes objects, and copies of buffers that can change.
+ */
+#include "stream.h"
+
+/* A changeable buffer up to this size is copied; a larger one is sent first. */
+#define COPY_MAX ((size_t)16 * 1024)
+#define LOST_WRITES_LOGGED 5
+
+static bool
+is_bytes_like(PyObject *data)
+{
+    return PyBytes_Check(data) || PyByteArray_Check(data)
+        || PyMemoryView_Check(data);
+}
+
+static bool
+check_data(PyObject *data)
+{
+    if (!is_bytes_like(data)) {
+        PyObject *name = PyType_GetName(Py_TYPE(data));
+        if (name != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "data argument must be a bytes-like object, not %R",
+                         name);
+            Py_DECREF(name);
+        }
+        return false;
+    }
+    return true;
+}
+
+/* The connection is gone; says so when nobody seems to notice. */
+static int
+count_lost_write(TulipStream *self)
+{
+    PyObject *result;
+    if (self->lost_writes++ < LOST_WRITES_LOGGED) {
+        return 0;
+    }
+    result = PyObject_CallMethod(self->loop->st->logger, "warning", "s",
+                                 "socket.send() raised exception.");
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Sends a large changeable buffer at once and copies what has to wait.
+ * Returns what write_view does. */
+static int
+write_through(TulipStream *self, const Py_buffer *view)
+{
+    size_t len = (size_t)view->len, sent = 0;
+    tulip_stream_flush(self);
+    if (self->flags & TULIP_LOST) {
+        return count_lost_write(self);
+    }
+    if (self->sending == NULL && self->uv != NULL
+        && !uv_is_closing((uv_handle_t *)self->uv)) {
+        uv_buf_t buf;
+        int rc;
+        buf.base = view->buf;
+        buf.len = len;
+        rc = uv_try_write(self->uv, &buf, 1);
+        if (rc < 0 && rc != UV_EAGAIN) {
+            tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+            return 0;
+        }
+        sent = rc > 0 ? (size_t)rc : 0;
+    }
+    if (sent == len) {
+        return 0;
+    }
+    return tulip_queue_copy(self, (const char *)view->buf + sent, len - sent) < 0
+        ? -1 : 1;
+}
+
+/* Anything but exact bytes.  1: queued, 0: nothing to do, -1: exception. */
+static int
+write_view(TulipStream *self, PyObject *data)
+{
+    PyObject *base = PyMemoryView_Check(data) ? PyMemoryView_GET_BASE(data)
+                                              : NULL;
+    Py_buffer view;
+    int rc;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    if (view.len == 0) {
+        rc = 0;
+    }
+    else if (base != NULL && PyBytes_CheckExact(base)) {
+        rc = tulip_queue_part(self, base, view.buf, (size_t)view.len) < 0 ? -1 : 1;
+    }
+    else if ((size_t)view.len <= COPY_MAX || !tulip_stream_on_thread(self)) {
+        rc = tulip_queue_copy(self, view.buf, (size_t)view.len) < 0 ? -1 : 1;
+    }
+    else {
+        rc = write_through(self, &view);
+    }
+    PyBuffer_Release(&view);
+    return rc;
+}
+
+PyDoc_STRVAR(write_doc,
+"write(data)\n--\n\n"
+"Send data: bytes, bytearray or memoryview.  It leaves when the callback that\n"
+"wrote returns, together with all else that was written until then, or at once\n"
+"above the high-water mark.  A buffer that can change may do so after this call.\n\n"
+"Raises TypeError, RuntimeError (after write_eof()), BufferError (not\n"
+"contiguous).");
+
+static PyObject *
+stream_write(TulipStream *self, PyObject *data)
+{
+    bool exact = PyBytes_CheckExact(data);
+    int rc;
+    if (!exact && !check_data(data)) {
+        return NULL;
+    }
+    if (self->flags & (TULIP_EOF_SENT | TULIP_LOST)) {
+        if (self->flags & TULIP_EOF_SENT) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "Cannot call write() after write_eof()");
+            return NULL;
+        }
+        rc = PyObject_IsTrue(data);
+        if (rc > 0) {
+            rc = count_lost_write(self);
+        }
+        if (rc < 0) {
+            return NULL;
+        }
+        Py_RETURN_NONE;
+    }
+    if (!exact) {
+        rc = write_view(self, data);
+    }
+    else if (PyBytes_GET_SIZE(data) == 0) {
+        rc = 0;
+    }
+    else {
+        rc = tulip_queue_bytes(self, data) < 0 ? -1 : 1;
+    }
+    if (rc < 0) {
+        return NULL;
+    }
+    if (rc > 0) {
+        tulip_queue_done(self);
+    }
+    Py_RETURN_NONE;
+}
+
+/* All pieces are checked before the first one is queued. */
+static int
+writelines_queue(TulipStream *self, PyObject *const *items, Py_ssize_t count)
+{
+    int queued = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!PyBytes_CheckExact(items[i]) && !check_data(items[i])) {
+            return -1;
+        }
+    }
+    if ((size_t)count >= UINT_MAX / (2 * sizeof(uv_buf_t))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (count > 1 && tulip_queue_unfold(self, (size_t)count) < 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = items[i];
+        if (!PyBytes_CheckExact(item)) {
+            int rc = write_view(self, item);
+            if (rc < 0) {
+                return -1;
+            }
+            queued |= rc;
+        }
+        else if (PyBytes_GET_SIZE(item) > 0) {
+            if (tulip_queue_bytes(self, item) < 0) {
+                return -1;
+            }
+            queued = 1;
+        }
+        if (self->flags & TULIP_LOST) {
+            return 0;
+        }
+    }
+    return queued;
+}
+
+PyDoc_STRVAR(writelines_doc,
+"writelines(list_of_data)\n--\n\n"
+"write() each member of an iterable; nothing is joined.");
+
+static PyObject *
+stream_writelines(TulipStream *self, PyObject *arg)
+{
+    PyObject *list;
+    int rc = 0;
+    if (self->flags & TULIP_EOF_SENT) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Cannot call writelines() after write_eof()");
+        return NULL;
+    }
+    /* A list can be changed by what a flush calls. */
+    list = PySequence_Tuple(arg);
+    if (list == NULL) {
+        return NULL;
+    }
+    if (self->flags & TULIP_LOST) {
+        if (PyTuple_GET_SIZE(list) > 0) {
+            rc = count_lost_write(self);
+        }
+    }
+    else {
+        rc = writelines_queue(self, &PyTuple_GET_ITEM(list, 0),
+                              PyTuple_GET_SIZE(list));
+        if (rc > 0) {
+            tulip_queue_done(self);
+        }
+    }
+    Py_DECREF(list);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(write_eof_doc,
+"write_eof()\n--\n\n"
+"End the outgoing side when all that was written is sent.  Data may still come\n"
+"in.  Raises RuntimeError in another thread than the one that runs the loop.");
+
+static PyObject *
+stream_write_eof(TulipStream *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->flags & (TULIP_CLOSING | TULIP_EOF_SENT)) {
+        Py_RETURN_NONE;
+    }
+    if (!tulip_stream_check_thread(self)) {
+        return NULL;
+    }
+    self->flags |= TULIP_EOF_SENT;
+    tulip_stream_flush(self);
+    tulip_stream_drained(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(can_write_eof_doc,
+"can_write_eof()\n--\n\nTrue: write_eof() works.");
+
+static PyObject *
+stream_can_write_eof(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    Py_RETURN_TRUE;
+}
+
+PyMethodDef tulip_write_methods[] = {
+    {"write", (PyCFunction)stream_write, METH_O, write_doc},
+    {"writelines", (PyCFunction)stream_writelines, METH_O, writelines_doc},
+    {"write_eof", (PyCFunction)stream_write_eof, METH_NOARGS, write_eof_doc},
+    {"can_write_eof", (PyCFunction)stream_can_write_eof, METH_NOARGS,
+     can_write_eof_doc},
+    {NULL},
+};

@@ -1,0 +1,392 @@
+/* What waits to be written: queued pieces, one vectored write of them after the
+ * callback that wrote, and the libuv request for what the kernel does not take.
+ * All functions run on the loop's thread, attached; queueing may happen in any.
+ *
+ * A piece is an exact bytes object (or a part of one) that the queue owns a
+ * reference to; whatever can change is copied when it has to wait.  A TulipWrite
+ * belongs to its transport until uv_write takes it, and then to libuv.
+ */
+#include "stream.h"
+#include <string.h>
+
+/* What one call of writev takes. */
+#define MAX_BUFS 1024
+#define FIRST_CAPACITY 8
+
+/* ---- write blocks ---- */
+
+static size_t
+block_size(unsigned capacity)
+{
+    return sizeof(TulipWrite)
+        + capacity * (sizeof(uv_buf_t) + sizeof(PyObject *));
+}
+
+static void
+block_layout(TulipWrite *block, unsigned capacity)
+{
+    block->capacity = capacity;
+    block->bufs = (uv_buf_t *)(block + 1);
+    block->pieces = (PyObject **)(block->bufs + capacity);
+}
+
+static TulipWrite *
+block_new(TulipStream *self, unsigned capacity)
+{
+    TulipWrite *block = PyMem_Malloc(block_size(capacity));
+    if (block == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    block->owner = NULL;
+    block->api = tulip_stream_api(self);
+    block->first = block->count = 0;
+    block_layout(block, capacity);
+    return block;
+}
+
+static void
+block_free(TulipWrite *block)
+{
+    for (unsigned i = block->first; i < block->count; i++) {
+        Py_DECREF(block->pieces[i]);
+    }
+    PyMem_Free(block);
+}
+
+/* Room for `more` pieces in self->queue. */
+static int
+block_reserve(TulipStream *self, size_t more)
+{
+    TulipWrite *block = self->queue, *grown;
+    unsigned waiting, capacity;
+    if (block == NULL) {
+        capacity = more > FIRST_CAPACITY ? (unsigned)more : FIRST_CAPACITY;
+        self->queue = block_new(self, capacity);
+        return self->queue == NULL ? -1 : 0;
+    }
+    if (block->capacity - block->count >= more) {
+        return 0;
+    }
+    waiting = block->count - block->first;
+    if (more > (UINT_MAX / 2 - waiting) / sizeof(uv_buf_t)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    capacity = waiting + (unsigned)more;
+    if (capacity < 2 * block->capacity) {
+        capacity = 2 * block->capacity;
+    }
+    grown = block_new(self, capacity);
+    if (grown == NULL) {
+        return -1;
+    }
+    memcpy(grown->bufs, block->bufs + block->first,
+           waiting * sizeof(uv_buf_t));
+    memcpy(grown->pieces, block->pieces + block->first,
+           waiting * sizeof(PyObject *));
+    grown->count = waiting;
+    PyMem_Free(block);
+    self->queue = grown;
+    return 0;
+}
+
+/* The block has room. */
+static void
+block_add(TulipWrite *block, UVT_STEALS(2) PyObject *piece, char *base,
+          size_t len)
+{
+    block->pieces[block->count] = piece;
+    block->bufs[block->count].base = base;
+    block->bufs[block->count].len = len;
+    block->count++;
+}
+
+/* Forgets the first n bytes. */
+static void
+block_consume(TulipWrite *block, size_t n)
+{
+    while (n > 0) {
+        uv_buf_t *buf = &block->bufs[block->first];
+        if (n < buf->len) {
+            buf->base += n;
+            buf->len -= n;
+            return;
+        }
+        n -= buf->len;
+        Py_DECREF(block->pieces[block->first]);
+        block->first++;
+    }
+}
+
+/* ---- queueing ---- */
+
+/* Moves the single piece into a block with room for `more` others. */
+int
+tulip_queue_unfold(TulipStream *self, size_t more)
+{
+    PyObject *piece = self->pending;
+    if (block_reserve(self, more + (piece != NULL)) < 0) {
+        return -1;
+    }
+    if (piece != NULL) {
+        self->pending = NULL;
+        block_add(self->queue, piece, PyBytes_AS_STRING(piece),
+                  (size_t)PyBytes_GET_SIZE(piece));
+    }
+    return 0;
+}
+
+/* Appends a part of an exact bytes object. */
+int
+tulip_queue_part(TulipStream *self, PyObject *piece, char *base, size_t len)
+{
+    if (tulip_queue_unfold(self, 1) < 0) {
+        return -1;
+    }
+    block_add(self->queue, Py_NewRef(piece), base, len);
+    self->queued += len;
+    return 0;
+}
+
+int
+tulip_queue_bytes(TulipStream *self, PyObject *piece)
+{
+    size_t len = (size_t)PyBytes_GET_SIZE(piece);
+    if (self->queued == 0 && self->queue == NULL) {
+        self->pending = Py_NewRef(piece);
+        self->queued = len;
+        return 0;
+    }
+    return tulip_queue_part(self, piece, PyBytes_AS_STRING(piece), len);
+}
+
+int
+tulip_queue_copy(TulipStream *self, const char *base, size_t len)
+{
+    PyObject *copy = PyBytes_FromStringAndSize(base, (Py_ssize_t)len);
+    int rc;
+    if (copy == NULL) {
+        return -1;
+    }
+    rc = tulip_queue_bytes(self, copy);
+    Py_DECREF(copy);
+    return rc;
+}
+
+void
+tulip_stream_drop_queue(TulipStream *self)
+{
+    TulipWrite *queue = self->queue;
+    PyObject *pending = self->pending;
+    self->queue = NULL;
+    self->pending = NULL;
+    self->queued = 0;
+    Py_XDECREF(pending);
+    if (queue != NULL) {
+        block_free(queue);
+    }
+}
+
+/* ---- sending ---- */
+
+const char tulip_write_failed[] = "Fatal write error on socket transport";
+
+static void
+on_written(uv_write_t *req, int status)
+{
+    TulipWrite *block = req->data;
+    TulipStream *self;
+
+    block->api->attach(req->handle->loop);
+    self = block->owner;
+    if (self == NULL) {
+        block_free(block);
+        return;
+    }
+    Py_INCREF(self);        /* the protocol may drop it */
+    self->sending = NULL;
+    block_free(block);
+    if (self->flags & TULIP_LOST) {
+        tulip_stream_drop_queue(self);
+    }
+    else if (status == UV_ECANCELED) {
+        /* The handle is closed by somebody else; `closed` follows. */
+        tulip_stream_drop_queue(self);
+    }
+    else if (status < 0) {
+        tulip_stream_fatal_uv(self, status, "write", tulip_write_failed);
+    }
+    else {
+        tulip_stream_flush(self);
+        self->flags |= TULIP_IN_CALLBACK;
+        tulip_stream_maybe_resume(self);
+        self->flags &= ~(unsigned)TULIP_IN_CALLBACK;
+        tulip_stream_flush(self);
+        tulip_stream_drained(self);
+    }
+    Py_DECREF(self);
+}
+
+/* Hands the queue to libuv. */
+static int
+send_rest(TulipStream *self)
+{
+    TulipWrite *block = self->queue;
+    int rc;
+    self->queue = NULL;
+    self->queued = 0;
+    block->owner = self;
+    block->req.data = block;
+    self->sending = block;
+    rc = uv_write(&block->req, self->uv, block->bufs + block->first,
+                  block->count - block->first, on_written);
+    if (rc < 0) {
+        self->sending = NULL;
+        block_free(block);
+    }
+    return rc;
+}
+
+/* A status: < 0 is an error other than EAGAIN. */
+static int
+send_block(TulipStream *self)
+{
+    TulipWrite *block = self->queue;
+    while (block->first < block->count) {
+        unsigned n = block->count - block->first;
+        int rc;
+        if (n > MAX_BUFS) {
+            n = MAX_BUFS;
+        }
+        rc = uv_try_write(self->uv, block->bufs + block->first, n);
+        if (rc < 0) {
+            return rc == UV_EAGAIN ? send_rest(self) : rc;
+        }
+        block_consume(block, (size_t)rc);
+        self->queued -= (size_t)rc;
+        if (n < MAX_BUFS && block->first < block->count) {
+            return send_rest(self);     /* it is full: don't ask again */
+        }
+    }
+    self->queue = NULL;
+    PyMem_Free(block);
+    return 0;
+}
+
+static int
+send_pending(TulipStream *self)
+{
+    PyObject *piece = self->pending;
+    uv_buf_t buf;
+    int rc;
+    buf.base = PyBytes_AS_STRING(piece);
+    buf.len = (size_t)PyBytes_GET_SIZE(piece);
+    rc = uv_try_write(self->uv, &buf, 1);
+    if (rc >= 0 && (size_t)rc == buf.len) {
+        self->pending = NULL;
+        self->queued = 0;
+        Py_DECREF(piece);
+        return 0;
+    }
+    if (rc < 0 && rc != UV_EAGAIN) {
+        return rc;
+    }
+    if (tulip_queue_unfold(self, 0) < 0) {
+        PyErr_Clear();
+        return UV_ENOMEM;
+    }
+    if (rc > 0) {
+        block_consume(self->queue, (size_t)rc);
+        self->queued -= (size_t)rc;
+    }
+    return send_rest(self);
+}
+
+void
+tulip_stream_flush(TulipStream *self)
+{
+    int rc;
+    if (self->queued == 0 || self->sending != NULL) {
+        return;
+    }
+    if (self->uv == NULL || (self->flags & TULIP_LOST)) {
+        tulip_stream_drop_queue(self);
+        return;
+    }
+    rc = self->pending != NULL ? send_pending(self) : send_block(self);
+    if (rc >= 0) {
+        return;
+    }
+    if (uv_is_closing((uv_handle_t *)self->uv)) {
+        /* By somebody else; `closed` follows. */
+        tulip_stream_drop_queue(self);
+    }
+    else {
+        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+    }
+}
+
+/* ---- the list of transports with something to send ---- */
+
+static void
+list_dirty(TulipStream *self)
+{
+    self->flags |= TULIP_LISTED;
+    self->next_dirty = self->loop->dirty;
+    self->loop->dirty = (TulipStream *)Py_NewRef(self);
+}
+
+void
+tulip_flush_dirty(TulipLoop *loop)
+{
+    TulipStream *self;
+    while ((self = loop->dirty) != NULL) {
+        loop->dirty = self->next_dirty;
+        self->next_dirty = NULL;
+        self->flags &= ~(unsigned)TULIP_LISTED;
+        tulip_stream_flush(self);
+        Py_DECREF(self);
+    }
+}
+
+int
+tulip_dirty_traverse(TulipLoop *loop, visitproc visit, void *arg)
+{
+    for (TulipStream *self = loop->dirty; self != NULL; self = self->next_dirty) {
+        Py_VISIT(self);
+    }
+    return 0;
+}
+
+void
+tulip_dirty_clear(TulipLoop *loop)
+{
+    TulipStream *self;
+    while ((self = loop->dirty) != NULL) {
+        loop->dirty = self->next_dirty;
+        self->next_dirty = NULL;
+        self->flags &= ~(unsigned)TULIP_LISTED;
+        Py_DECREF(self);
+    }
+}
+
+/* Something was queued: see to it that it is sent. */
+void
+tulip_queue_done(TulipStream *self)
+{
+    bool much = self->queued > tulip_stream_high(self);
+    if (much || self->sending != NULL || self->loop->thread_id == 0) {
+        /* Another thread only queues. */
+        if (tulip_stream_on_thread(self)) {
+            Py_INCREF(self);    /* errors and pause_writing call Python */
+            tulip_stream_flush(self);
+            tulip_stream_maybe_pause(self);
+            Py_DECREF(self);
+            return;
+        }
+    }
+    if (!(self->flags & (TULIP_LISTED | TULIP_IN_CALLBACK))) {
+        list_dirty(self);
+    }
+}

@@ -1,0 +1,61 @@
+"""What the loop does not have says so, and does nothing before."""
+
+import asyncio
+import gc
+import inspect
+
+import pytest
+
+import uvtulip
+from aiosupport import open_descriptors, run
+
+
+def never(*args):
+    raise AssertionError("the factory must not be called")
+
+
+CALLS = {
+    "create_unix_connection": lambda loop: loop.create_unix_connection(never, "/x"),
+    "create_unix_server": lambda loop: loop.create_unix_server(never, "/nowhere/x"),
+    "create_datagram_endpoint": lambda loop: loop.create_datagram_endpoint(
+        never, local_addr=("127.0.0.1", 0)
+    ),
+    "start_tls": lambda loop: loop.start_tls(None, None, None),
+    "sendfile": lambda loop: loop.sendfile(None, None),
+    "sock_sendfile": lambda loop: loop.sock_sendfile(None, None),
+    "connect_read_pipe": lambda loop: loop.connect_read_pipe(never, None),
+    "connect_write_pipe": lambda loop: loop.connect_write_pipe(never, None),
+    "subprocess_shell": lambda loop: loop.subprocess_shell(never, "exit 1"),
+    "subprocess_exec": lambda loop: loop.subprocess_exec(never, "false"),
+    "create_connection": lambda loop: loop.create_connection(
+        never, "127.0.0.1", 1, ssl=True
+    ),
+    "create_server": lambda loop: loop.create_server(
+        never, "127.0.0.1", 0, ssl=object()
+    ),
+    "connect_accepted_socket": lambda loop: loop.connect_accepted_socket(
+        never, None, ssl=object()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_names_itself(name):
+    async def main():
+        loop = asyncio.get_running_loop()
+        gc.collect()
+        before = open_descriptors(), len(loop.uv_loop.handles)
+        with pytest.raises(NotImplementedError, match=rf"^{name}\("):
+            await CALLS[name](loop)
+        gc.collect()
+        assert (open_descriptors(), len(loop.uv_loop.handles)) == before
+
+    run(main())
+
+
+def test_every_method_of_asyncio_is_there():
+    """Nothing is inherited from AbstractEventLoop, whose methods only raise."""
+    for name, method in vars(asyncio.AbstractEventLoop).items():
+        if not inspect.isfunction(method) or name == "_timer_handle_cancelled":
+            continue
+        assert getattr(uvtulip.Loop, name) is not method, name
