@@ -1,0 +1,153 @@
+# Two commands set everything up on a fresh Debian machine: `make run` and
+# `make test`.  `make help` lists the others.  All of them build into the virtual
+# environment $(VENV); what is up to date is not made again.
+
+PYTHON ?= python3
+VENV ?= .venv
+SKIP ?=
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+BIN := $(VENV)/bin
+BUILD := build/$(notdir $(VENV))
+PIP := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip --disable-pip-version-check
+# The package with some of its extras, built in $(BUILD); in CI warnings are errors.
+INSTALL = $(PIP) install --quiet --no-build-isolation \
+	--config-settings=build-dir="$(BUILD)" \
+	$(if $(CI),--config-settings=setup-args=-Dwerror=true)
+# pip's downloads are wanted, its "running as root" and version remarks are not.
+export PIP_ROOT_USER_ACTION := ignore
+
+PYTEST := $(BIN)/python -m pytest
+FAST_TESTS := $(wildcard tests/uv tests/loop tests/cmodule tests/interop tests/isolated)
+ALLOWLIST := $(wildcard tools/stubtest-allowlist)
+C_TESTS := $(wildcard tests/uv tests/loop tests/cmodule)
+
+SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
+	$(wildcard src/*/meson.build src/*/*.c src/*/*.h) \
+	$(wildcard $(addprefix python/uvtulip/,meson.build *.py *.pyi */*.pyi py.typed))
+
+.PHONY: help setup run test test-all asan debug-alloc leaks conformance interop \
+	stress bench lint symbols docs-free clean
+
+help:
+	@cat <<'END'
+	run          set up, build and serve examples/aiohttp_app.py
+	test         set up, build and run every fast test
+	test-all     the fast tests on each CPython 3.11, 3.12 and 3.13 found here
+	asan         the tests of the C code with AddressSanitizer and UBSan
+	debug-alloc  the tests with Python's debug allocator and -X dev
+	leaks        count references, blocks and descriptors over many connections
+	conformance  the interpreter's own test.test_asyncio on uvtulip
+	interop      aiohttp, uvicorn and others on uvtulip
+	stress       the long tests
+	bench        uvtulip against uvloop and asyncio
+	lint         ruff, mypy, stubtest and the checks of docs-free
+	symbols      exported symbols, and one shared libuv
+	docs-free    links of the documents, and no leftovers in the tree
+	clean        remove what the build made, and the virtual environments
+	
+	PYTHON=python3.13 VENV=.venvs/3.13 chooses another interpreter.
+	END
+
+# System packages (only if something is missing) and the tools that build.
+$(VENV)/.tools: tools/system-packages
+	PYTHON="$(PYTHON)" tools/system-packages
+	"$(PYTHON)" -m venv "$(VENV)"
+	$(PIP) install --quiet "meson-python>=0.18" "meson>=1.2.3" ninja
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	$(INSTALL) ".[test,interop]"
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(INSTALL) ".[lint]"
+	touch $@
+
+setup: $(VENV)/.installed
+
+run: setup
+	exec $(BIN)/python -m uvtulip examples/aiohttp_app.py
+
+test: setup
+	$(PYTEST) $(PYTEST_ARGS) $(FAST_TESTS)
+
+test-all:
+	@while read -r version python; do
+		if [ "$$python" = - ]; then
+			echo "== CPython $$version: not on this machine, left out"
+		elif [[ " $(SKIP) " == *" $$version "* ]]; then
+			echo "== CPython $$version: left out by SKIP"
+		else
+			echo "== CPython $$version: $$python"
+			$(MAKE) --no-print-directory test \
+				PYTHON="$$python" VENV=".venvs/$$version" </dev/null
+		fi
+	done < <(tools/pythons 3.11 3.12 3.13)
+
+# The sanitized modules stand in a folder of their own, before the installed ones.
+ASAN := build/asan-$(notdir $(VENV))
+asan: setup
+	if [ ! -f "$(ASAN)/build.ninja" ]; then
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/meson setup "$(ASAN)" . \
+			-Dbuildtype=debugoptimized -Db_ndebug=false -Dwerror=true \
+			-Db_sanitize=address,undefined -Db_lundef=false \
+			-Dprefix="$(CURDIR)/$(ASAN)" \
+			-Dpython.platlibdir="$(CURDIR)/$(ASAN)/site" \
+			-Dpython.purelibdir="$(CURDIR)/$(ASAN)/site"
+	fi
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/meson install -C "$(ASAN)" --quiet
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/$(ASAN)/site" \
+	UVTULIP_TEST_LIMIT=180 \
+		$(PYTEST) $(PYTEST_ARGS) $(C_TESTS)
+
+debug-alloc: setup
+	PYTHONMALLOC=debug UVTULIP_TEST_LIMIT=180 \
+		$(BIN)/python -X dev -W error -m pytest $(PYTEST_ARGS) $(C_TESTS)
+
+leaks: setup
+	for script in tests/isolated/leak_*.py; do
+		echo "$$script"
+		$(BIN)/python "$$script"
+	done
+
+conformance: setup
+	if ! $(BIN)/python -c 'import test.test_asyncio' 2>/dev/null; then
+		PYTHON="$(PYTHON)" tools/system-packages --testsuite
+	fi
+	$(BIN)/python tests/conformance/run.py
+
+interop: setup
+	$(PYTEST) $(PYTEST_ARGS) tests/interop
+
+stress: setup
+	UVTULIP_TEST_LIMIT=600 $(PYTEST) $(PYTEST_ARGS) tests/stress
+
+bench: setup
+	$(INSTALL) ".[bench]"
+	$(MAKE) --no-print-directory -C bench
+	cd bench
+	"$(abspath $(BIN))/python" compare.py --quick
+
+lint: $(VENV)/.lint docs-free
+	$(BIN)/ruff check python tests examples bench tools
+	$(BIN)/mypy --strict python/uvtulip
+	$(BIN)/python -m mypy.stubtest uvtulip $(addprefix --allowlist ,$(ALLOWLIST))
+
+symbols: setup
+	$(BIN)/python tools/check_symbols.py
+
+docs-free:
+	"$(PYTHON)" tools/check_tree.py
+
+clean:
+	rm -rf build .venv .venvs .pytest_cache .mypy_cache .ruff_cache
+	$(MAKE) --no-print-directory -C bench clean

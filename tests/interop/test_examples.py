@@ -1,0 +1,151 @@
+"""Every example runs, and serves real clients."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from procsupport import EXAMPLES, LIMIT, launch, python
+
+LISTENING = r"listening on ([\d.]+):(\d+)"
+
+
+def address(found):
+    return found[1], int(found[2])
+
+
+def client(where):
+    sock = socket.create_connection(where, timeout=LIMIT)
+    sock.settimeout(LIMIT)
+    return sock
+
+
+def receive(sock, count):
+    data = bytearray()
+    while len(data) < count:
+        piece = sock.recv(65536)
+        assert piece, f"ended after {len(data)} of {count} bytes"
+        data += piece
+    return bytes(data)
+
+
+def echo(where):
+    """Text, half a closing, and more than all buffers hold."""
+    with client(where) as one, client(where) as two:
+        two.sendall(b"two")
+        one.sendall(b"one")
+        assert receive(one, 3) == b"one"
+        assert receive(two, 3) == b"two"
+        two.shutdown(socket.SHUT_WR)
+        assert two.recv(1) == b""
+    data = os.urandom(1_000_000)
+    with client(where) as sock:
+        for start in range(0, len(data), 50_000):
+            piece = data[start : start + 50_000]
+            sock.sendall(piece)
+            assert receive(sock, len(piece)) == piece
+
+
+ECHO_SERVERS = [
+    "asyncio_echo.py",
+    "mail_2013.py",
+    "uv_tcp_echo.py",
+    "uv_poll_echo.py",
+]
+
+
+@pytest.mark.parametrize("name", ECHO_SERVERS)
+def test_echo_servers(name):
+    with python(str(EXAMPLES / name), "--port", "0") as program:
+        where = address(program.line(LISTENING))
+        echo(where)
+        with client(where) as reset:
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        echo(where)
+        program.interrupt()
+        status, out, err = program.finish()
+    assert (status, err) == (0, "")
+    assert out.endswith("stopped\n")
+
+
+def test_a_client_that_never_reads():
+    """uv_tcp_echo.py stops reading from it, instead of buffering all."""
+    with python(str(EXAMPLES / "uv_tcp_echo.py"), "--port", "0") as program:
+        where = address(program.line(LISTENING))
+        with client(where) as sock:
+            sock.setblocking(False)
+            sent = 0
+            with pytest.raises(BlockingIOError):
+                for _ in range(1000):
+                    sock.setblocking(True)
+                    sock.settimeout(1.0)
+                    try:
+                        sent += sock.send(bytes(100_000))
+                    except TimeoutError:
+                        raise BlockingIOError from None
+            sock.settimeout(LIMIT)
+            assert receive(sock, sent) == bytes(sent)
+        program.interrupt()
+        assert program.finish()[0] == 0
+
+
+def test_the_client_of_the_mail():
+    script = str(EXAMPLES / "mail_2013.py")
+    with python(script, "--port", "0") as program:
+        host, port = address(program.line(LISTENING))
+        done = subprocess.run(
+            [sys.executable, script, "--port", str(port), "--send", "hello tulip"],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello tulip\n", "")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stop(signum):
+    with python(str(EXAMPLES / "uv_signal_stop.py"), "--port", "0") as program:
+        where = address(program.line(LISTENING))
+        with client(where) as sock:
+            assert receive(sock, 6) == b"hello\n"
+            assert sock.recv(1) == b""
+        program.process.send_signal(signum)
+        status, out, err = program.finish()
+    assert (status, err) == (0, "")
+    assert out == f"got {signum.name}\nall closed\n"
+
+
+def test_timers():
+    with python(str(EXAMPLES / "uv_timers.py"), "--interval", "0.02") as program:
+        status, out, err = program.finish()
+    assert (status, err) == (0, "")
+    texts = [line.split(": ")[1] for line in out.splitlines()]
+    ticks = [f"tick {n}" for n in range(1, 6)]
+    assert texts == [*ticks, "alarm", "nothing left to wait for"]
+
+
+def test_mixed_loop():
+    script = str(EXAMPLES / "mixed_loop.py")
+    with python(script, "--port", "0", "--status-port", "0") as program:
+        where = address(program.line(LISTENING))
+        status_where = address(program.line(r"status on ([\d.]+):(\d+)"))
+        with client(where) as sock:
+            sock.sendall(b"12345")
+            assert receive(sock, 5) == b"12345"
+        with client(status_where) as sock:
+            assert receive(sock, 15) == b"5 bytes echoed\n"
+            assert sock.recv(1) == b""
+        program.interrupt()
+        status, out, err = program.finish()
+    assert (status, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("name", ["asyncio_echo.py", "mixed_loop.py"])
+def test_by_the_launcher(name):
+    with launch(str(EXAMPLES / name), "--port", "0") as program:
+        echo(address(program.line(LISTENING)))
+        program.interrupt()
+        assert program.finish()[0] == 0
