@@ -10,7 +10,8 @@ import subprocess
 import sys
 import sysconfig
 
-# Private names that public macros and inline functions expand to.
+# Private names that public macros and inline functions expand to, and public ones
+# that look private.
 BEHIND_MACROS = {
     "_Py_Dealloc",
     "_Py_EllipsisObject",
@@ -20,6 +21,7 @@ BEHIND_MACROS = {
     "_Py_NotImplementedStruct",
     "_Py_RefTotal",
     "_Py_TrueStruct",
+    "_PyBytes_Resize",  # Documented, and part of the stable ABI.
 }
 
 

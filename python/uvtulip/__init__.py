@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from ._uv import __version__
 from .loop import Loop, new_event_loop
-from .runner import run
 from .serve import Server
 
 TYPE_CHECKING = False
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from . import uv
     from .policy import EventLoopPolicy, install
+    from .runner import run
 
 __all__ = (
     "EventLoopPolicy",
@@ -40,18 +40,24 @@ def get_include() -> str:
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")
 
 
+# Where to find what is loaded when somebody asks for it: what few programs need,
+# and the policy, whose base classes Python 3.14 warns about.
+_LATER = {
+    "EventLoopPolicy": "policy",
+    "install": "policy",
+    "run": "runner",
+    "uv": "uv",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("EventLoopPolicy", "install"):
-        # Not before they are wanted: see policy.py.
-        from . import policy
-
-        value = getattr(policy, name)
-    elif name == "uv":
-        import importlib
-
-        value = importlib.import_module(".uv", __name__)
-    else:
+    module_name = _LATER.get(name)
+    if module_name is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module(f".{module_name}", __name__)
+    value = module if name == module_name else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -8,6 +8,7 @@ cancelled.  Everything runs on the loop's thread.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import sys
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
     from typing import Any, TypeVar
 
-    from .resolve import AddrInfo, SockAddr
+    from .resolve import _AddrInfo, _SockAddr
 
-    P = TypeVar("P", bound=asyncio.BaseProtocol)
-    SSL = ssl_module.SSLContext | bool | None
-    Attempt = Callable[[], Coroutine[Any, Any, TCP]]
+    _P = TypeVar("_P", bound=asyncio.BaseProtocol)
+    _SSL = ssl_module.SSLContext | bool | None
+    _Attempt = Callable[[], Coroutine[Any, Any, TCP]]
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
-def refuse_tls(method: str, ssl: SSL, **only_with_tls: object) -> None:
+def refuse_tls(method: str, ssl: _SSL, **only_with_tls: object) -> None:
     """Say that TLS is not there, and check what makes sense only with it."""
     if ssl:
         raise NotImplementedError(f"{method}(ssl=...): this loop has no TLS")
@@ -55,16 +56,21 @@ def check_no_ssl_socket(sock: object) -> None:
 
 
 def check_internet(method: str, sock: socket.socket) -> None:
-    if sock.family not in _INTERNET:
-        family = getattr(sock.family, "name", sock.family)
+    """Refuse other families, by what the descriptor is: the object may have been
+    made from an inherited one with a guess, as socket.fromfd() allows."""
+    family: int = sock.family
+    if hasattr(socket, "SO_DOMAIN"):
+        family = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+    if family not in _INTERNET:
+        name = getattr(sock.family, "name", sock.family)
         raise NotImplementedError(
-            f"{method}(sock=...): this loop has no transport for {family}"
+            f"{method}(sock=...): this loop has no transport for {name}"
         )
 
 
-def interleaved(infos: Iterable[AddrInfo], first: int) -> list[AddrInfo]:
+def interleaved(infos: Iterable[_AddrInfo], first: int) -> list[_AddrInfo]:
     """Take the families in turn, after `first` addresses of the first one."""
-    queues: dict[int, list[AddrInfo]] = {}
+    queues: dict[int, list[_AddrInfo]] = {}
     for info in infos:
         queues.setdefault(info[0], []).append(info)
     lists = list(queues.values())
@@ -91,11 +97,11 @@ class ConnectingLoop(ResolvingLoop):
 
     async def create_connection(
         self,
-        protocol_factory: Callable[[], P],
+        protocol_factory: Callable[[], _P],
         host: str | bytes | None = None,
         port: int | str | bytes | None = None,
         *,
-        ssl: SSL = None,
+        ssl: _SSL = None,
         family: int = 0,
         proto: int = 0,
         flags: int = 0,
@@ -107,7 +113,7 @@ class ConnectingLoop(ResolvingLoop):
         happy_eyeballs_delay: float | None = None,
         interleave: int | None = None,
         all_errors: bool = False,
-    ) -> tuple[asyncio.Transport, P]:
+    ) -> tuple[asyncio.Transport, _P]:
         """Connect by TCP to a host, or take over a connected socket.
 
         Returns (transport, protocol).  With `sock` the descriptor moves to the
@@ -152,24 +158,19 @@ class ConnectingLoop(ResolvingLoop):
                 raise
             made = await self._start_transport(handle, protocol)
         if self.get_debug():
-            logger.debug(
-                "%r connected to %s:%r: (%r, %r)",
-                made[0].get_extra_info("socket"),
-                host,
-                port,
-                *made,
-            )
+            shown = made[0].get_extra_info("socket")
+            logger.debug("%r connected to %s:%r: (%r, %r)", shown, host, port, *made)
         return made
 
     async def connect_accepted_socket(
         self,
-        protocol_factory: Callable[[], P],
+        protocol_factory: Callable[[], _P],
         sock: socket.socket,
         *,
-        ssl: SSL = None,
+        ssl: _SSL = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> tuple[asyncio.Transport, P]:
+    ) -> tuple[asyncio.Transport, _P]:
         """Serve a connection that was accepted elsewhere.
 
         Returns (transport, protocol), as create_connection(sock=...).
@@ -193,8 +194,8 @@ class ConnectingLoop(ResolvingLoop):
     # ---- from a handle or a socket to a transport ----
 
     async def _start_transport(
-        self, handle: TCP, protocol: P
-    ) -> tuple[asyncio.Transport, P]:
+        self, handle: TCP, protocol: _P
+    ) -> tuple[asyncio.Transport, _P]:
         waiter = self.create_future()
         try:
             transport = StreamTransport(self, handle, protocol, waiter)
@@ -209,8 +210,8 @@ class ConnectingLoop(ResolvingLoop):
         return transport, protocol
 
     async def _adopt(
-        self, protocol_factory: Callable[[], P], sock: socket.socket
-    ) -> tuple[asyncio.Transport, P]:
+        self, protocol_factory: Callable[[], _P], sock: socket.socket
+    ) -> tuple[asyncio.Transport, _P]:
         """Make a transport of a connected socket.
 
         The handle works on a second descriptor until nothing can go wrong any
@@ -245,23 +246,16 @@ class ConnectingLoop(ResolvingLoop):
 
     async def _connect(
         self,
-        infos: list[AddrInfo],
-        local: list[AddrInfo] | None,
+        infos: list[_AddrInfo],
+        local: list[_AddrInfo] | None,
         delay: float | None,
         all_errors: bool,
     ) -> TCP:
         """Connect to one of the addresses, or raise what kept us from it."""
         errors: list[list[OSError]] = []
-
-        def attempt_of(info: AddrInfo) -> Attempt:
-            async def attempt() -> TCP:
-                mine: list[OSError] = []
-                errors.append(mine)
-                return await self._attempt(info, local, mine)
-
-            return attempt
-
-        attempts = [attempt_of(info) for info in infos]
+        attempts: list[_Attempt] = [
+            functools.partial(self._attempt, info, local, errors) for info in infos
+        ]
         found: list[OSError] = []
         handle = None
         try:
@@ -284,14 +278,20 @@ class ConnectingLoop(ResolvingLoop):
             texts = ", ".join(str(exc) for exc in found)
             raise OSError(f"Multiple exceptions: {texts}")
         finally:
-            # The errors' tracebacks hold this frame.
-            errors = []
-            found = []
-            attempts = []
+            # The errors' tracebacks hold this frame and those of the attempts.
+            errors.clear()
+            found.clear()
 
     async def _attempt(
-        self, info: AddrInfo, local: list[AddrInfo] | None, errors: list[OSError]
+        self,
+        info: _AddrInfo,
+        local: list[_AddrInfo] | None,
+        errors: list[list[OSError]],
     ) -> TCP:
+        """A connected handle.  What goes wrong is added to `errors`, as one list
+        for each attempt, in the order in which they begin."""
+        mine: list[OSError] = []
+        errors.append(mine)
         family, kind, proto, _, address = info
         handle = TCP(self.uv_loop)
         try:
@@ -299,23 +299,23 @@ class ConnectingLoop(ResolvingLoop):
                 # libuv can neither choose a protocol nor bind exclusively.
                 with socket.socket(family, kind, proto) as sock:
                     if local is not None:
-                        errors.extend(_bind_first(sock, local))
-                        if errors:
-                            raise errors.pop()
+                        mine += _bind_first(sock, local)
+                        if mine:
+                            raise mine.pop()
                     open_detached(handle, sock)
             await self._connect_handle(handle, address)
         except OSError as exc:
             handle.close()
-            errors.append(exc)
+            mine.append(exc)
             raise
         except BaseException:
             handle.close()
             raise
         finally:
-            errors = []  # An error's traceback holds this frame.
+            mine = []  # An error's traceback holds this frame.
         return handle
 
-    async def _connect_handle(self, handle: TCP, address: SockAddr) -> None:
+    async def _connect_handle(self, handle: TCP, address: _SockAddr) -> None:
         connected = self.create_future()
 
         def on_connect(_: TCP, error: int | None) -> None:
@@ -330,7 +330,7 @@ class ConnectingLoop(ResolvingLoop):
         if code is not None:
             raise OSError(-code, f"Connect call failed {address}")
 
-    async def _race(self, attempts: list[Attempt], delay: float) -> TCP | None:
+    async def _race(self, attempts: list[_Attempt], delay: float) -> TCP | None:
         """Start an attempt every `delay` seconds, or as soon as the one before
         it has failed; the first to connect wins and the others are undone."""
         running: set[asyncio.Task[TCP]] = set()
@@ -379,7 +379,7 @@ def _raise_unless_oserror(task: asyncio.Task[TCP]) -> None:
             raise exc
 
 
-def _bind_first(sock: socket.socket, local: list[AddrInfo]) -> list[OSError]:
+def _bind_first(sock: socket.socket, local: list[_AddrInfo]) -> list[OSError]:
     """Bind to the first address that is to be had.
 
     Returns nothing then, else why not.

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from typing import Any, TypeVar
 
-    T = TypeVar("T")
-    Context = dict[str, Any]
-    ExceptionHandler = Callable[[asyncio.AbstractEventLoop, Context], object]
+    _T = TypeVar("_T")
+    _Context = dict[str, Any]
+    _ExceptionHandler = Callable[[asyncio.AbstractEventLoop, _Context], object]
 
 # What a task of run_until_complete() carries as its done callback: libraries
 # find the outermost task of a run by looking for this very function.
@@ -50,19 +50,19 @@ def _debug_wanted() -> bool:
     )
 
 
-def is_coroutine_like(callback: object) -> bool:
+def is_coroutine_like(callback: Any) -> bool:
     """Whether calling it would only make a coroutine, or it is one."""
     import inspect
 
     return asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback)
 
 
-class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
+class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
     """The C loop, made runnable."""
 
     _default_executor: ThreadPoolExecutor | None = None
     _executor_shutdown_called = False
-    _exception_handler: ExceptionHandler | None = None
+    _exception_handler: _ExceptionHandler | None = None
     _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] | None = None
     _asyncgens_shutdown_called = False
     # The tracking depth to go back to; None: tracking is not ours to end.
@@ -111,14 +111,16 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
             self._track_origins(False)
             sys.set_asyncgen_hooks(*hooks)
 
-    def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
+    def run_until_complete(
+        self, future: Generator[Any, None, _T] | Awaitable[_T]
+    ) -> _T:
         """Run until the awaitable is done; return its result or raise.
 
         A coroutine is wrapped in a task.
         """
         self._check_can_run()
         ours = not asyncio.isfuture(future)
-        task: asyncio.Future[T] = asyncio.ensure_future(
+        task: asyncio.Future[_T] = asyncio.ensure_future(
             future,  # type: ignore[arg-type]
             loop=self,
         )
@@ -174,7 +176,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
             sys.set_coroutine_origin_tracking_depth(self._origin_depth)
             self._origin_depth = None
 
-    def _check_callable(self, callback: object, method: str) -> None:
+    def _check_callable(self, callback: Any, method: str) -> None:
         """Refuse what cannot be called, and coroutines and what makes them."""
         if is_coroutine_like(callback):
             raise TypeError(f"coroutines cannot be used with {method}()")
@@ -228,25 +230,24 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
 
     # ---- errors nobody can catch ----
 
-    def get_exception_handler(self) -> ExceptionHandler | None:
+    def get_exception_handler(self) -> _ExceptionHandler | None:
         """The handler set by set_exception_handler(); None: the default one."""
         return self._exception_handler
 
-    def set_exception_handler(self, handler: ExceptionHandler | None) -> None:
+    def set_exception_handler(self, handler: _ExceptionHandler | None) -> None:
         """Have handler(loop, context) called for errors; None: the default."""
         if handler is not None and not callable(handler):
             raise TypeError(f"A callable object or None is expected, got {handler!r}")
         self._exception_handler = handler
 
-    def default_exception_handler(self, context: Context) -> None:
+    def default_exception_handler(self, context: _Context) -> None:
         """Log an error with all that its context says, one line for each."""
         exception = context.get("exception")
         exc_info: Any = False
         if exception is not None:
             exc_info = type(exception), exception, exception.__traceback__
         if "source_traceback" not in context:
-            running = getattr(self, "_current_handle", None)
-            created = getattr(running, "_source_traceback", None)
+            created = getattr(self._current_handle, "_source_traceback", None)
             if created:
                 context["handle_traceback"] = created
         lines = [context.get("message") or "Unhandled exception in event loop"]
@@ -259,7 +260,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
                 lines.append(f"{key}: {value!r}")
         logger.error("\n".join(lines), exc_info=exc_info)
 
-    def call_exception_handler(self, context: Context) -> None:
+    def call_exception_handler(self, context: _Context) -> None:
         """Hand an error to the handler that is set, or to the default one.
 
         The context has a 'message' and may have an 'exception', 'future',
@@ -297,7 +298,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
                 "unexpected error in custom exception handler",
             )
 
-    def _guarded_default(self, context: Context, complaint: str) -> None:
+    def _guarded_default(self, context: _Context, complaint: str) -> None:
         # A subclass may have replaced the default handler by one that raises.
         try:
             self.default_exception_handler(context)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, ThreadPoolExecutor
     from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-    T = TypeVar("T")
-    Ts = TypeVarTuple("Ts")
-    Host = bytes | str | None
-    Port = bytes | str | int | None
-    SockAddr = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+    _T = TypeVar("_T")
+    _Ts = TypeVarTuple("_Ts")
+    _Host = bytes | str | None
+    _Port = bytes | str | int | None
+    _SockAddr = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
     # family, type, protocol, canonical name, address
-    AddrInfo = tuple[int, int, int, str, SockAddr]
+    _AddrInfo = tuple[int, int, int, str, _SockAddr]
 
 _STREAM_PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 
@@ -44,7 +44,7 @@ def _family_of(host: str) -> int:
     return 0
 
 
-def numeric_port(port: Port) -> int | None:
+def numeric_port(port: _Port) -> int | None:
     """The port as a number, 0 for none; None for a service name."""
     if port is None or port == "" or port == b"":
         return 0
@@ -54,7 +54,7 @@ def numeric_port(port: Port) -> int | None:
         return None
 
 
-def needs_no_lookup(host: Host, port: Port) -> bool:
+def needs_no_lookup(host: _Host, port: _Port) -> bool:
     """Whether getaddrinfo() will answer without asking anybody."""
     if numeric_port(port) is None:
         return False
@@ -73,14 +73,14 @@ def needs_no_lookup(host: Host, port: Port) -> bool:
 
 
 def literal_info(
-    host: Host,
-    port: Port,
+    host: _Host,
+    port: _Port,
     family: int,
     kind: int,
     proto: int,
     flowinfo: int = 0,
     scope_id: int = 0,
-) -> AddrInfo | None:
+) -> _AddrInfo | None:
     """What getaddrinfo() says of a numeric host, without calling it.
 
     None when it has to be called: for names, for zones ("fe80::1%eth0"), for
@@ -117,9 +117,9 @@ class ResolvingLoop(CoreLoop):
     def run_in_executor(
         self,
         executor: Executor | None,
-        func: Callable[[Unpack[Ts]], T],
-        *args: *Ts,
-    ) -> asyncio.Future[T]:
+        func: Callable[[Unpack[_Ts]], _T],
+        *args: *_Ts,
+    ) -> asyncio.Future[_T]:
         """Call func(*args) in a thread; return a future of its result."""
         self._check_closed()
         if self.get_debug():
@@ -187,8 +187,8 @@ class ResolvingLoop(CoreLoop):
 
     async def getaddrinfo(
         self,
-        host: Host,
-        port: Port,
+        host: _Host,
+        port: _Port,
         *,
         family: int = 0,
         type: int = 0,
@@ -208,7 +208,7 @@ class ResolvingLoop(CoreLoop):
         )
 
     def _getaddrinfo_debug(
-        self, host: Host, port: Port, family: int, type: int, proto: int, flags: int
+        self, host: _Host, port: _Port, family: int, type: int, proto: int, flags: int
     ) -> list[Any]:
         words = [f"{host!s}:{port!r}"]
         given = {"family": family, "type": type, "proto": proto, "flags": flags}
@@ -252,7 +252,7 @@ class ResolvingLoop(CoreLoop):
         kind: int = socket.SOCK_STREAM,
         proto: int = 0,
         flags: int = 0,
-    ) -> list[AddrInfo]:
+    ) -> list[_AddrInfo]:
         """The addresses behind (host, port, ...)."""
         host, port = address[:2]
         info = literal_info(host, port, family, kind, proto, *address[2:4])

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
-    T = TypeVar("T")
+    _T = TypeVar("_T")
 
 
 def run(
-    main: Coroutine[Any, Any, T],
+    main: Coroutine[Any, Any, _T],
     *,
     loop_factory: Callable[[], Loop] = new_event_loop,
     debug: bool | None = None,
-) -> T:
+) -> _T:
     """Run a coroutine on a new loop, close the loop, return the result.
 
     `loop_factory` has to make a uvtulip.Loop, or one derived from it; any other

@@ -19,14 +19,14 @@ from . import _transports
 from ._uv import TCP
 from .connect import check_internet, check_stream_socket, open_detached, refuse_tls
 from .signals import SignalLoop
-from .sockets import TransportSocket, borrow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .connect import SSL
+    from .connect import _SSL
+    from .sockets import TransportSocket
 
 
 class Server(_transports.Server, asyncio.AbstractServer):
@@ -40,6 +40,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
     _waiters: list[asyncio.Future[None]] | None = None
     # Of the listening handles; None: not asked for yet, or given up.
     _sockets: tuple[TransportSocket, ...] | None = None
+    # What the caller of create_server() gave; ours to close now.
+    _given: socket.socket | None = None
     _closed = False
 
     def __repr__(self) -> str:
@@ -61,7 +63,12 @@ class Server(_transports.Server, asyncio.AbstractServer):
         if self._closed:
             return ()
         if self._sockets is None:
-            self._sockets = tuple(borrow(handle.fileno()) for handle in self._handles)
+            from .sockets import TransportSocket, borrow
+
+            if self._given is not None:
+                self._sockets = (TransportSocket(self._given),)
+            else:
+                self._sockets = tuple(borrow(h.fileno()) for h in self._handles)
         return self._sockets
 
     def getsockname(self) -> Any:
@@ -113,6 +120,9 @@ class Server(_transports.Server, asyncio.AbstractServer):
             return
         self._closed = True
         sockets, self._sockets = self._sockets, None
+        if self._given is not None:
+            self._given.close()
+            self._given = None
         for sock in sockets or ():
             sock.detach()
         self._stop()
@@ -217,7 +227,7 @@ class ServingLoop(SignalLoop):
         flags: int = socket.AI_PASSIVE,
         sock: socket.socket | None = None,
         backlog: int = 100,
-        ssl: SSL = None,
+        ssl: _SSL = None,
         reuse_address: bool | None = None,
         reuse_port: bool | None = None,
         keep_alive: bool | None = None,
@@ -227,8 +237,9 @@ class ServingLoop(SignalLoop):
     ) -> Server:
         """Listen for TCP connections on all addresses of a host, or of several.
 
-        A host of None or '' is every interface.  With `sock` the descriptor
-        moves to the server; when this fails, the socket stays as it was.
+        A host of None or '' is every interface.  With `sock` the server listens
+        on that socket, and closes it at its own end; when this fails, the socket
+        stays as it was.
         """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
@@ -333,8 +344,11 @@ class ServingLoop(SignalLoop):
         backlog: int,
         start: bool,
     ) -> Server:
-        """Make a server of the caller's socket, on a second descriptor until
-        nothing can go wrong any more."""
+        """Make a server of the caller's socket.
+
+        The handle gets a descriptor of its own, since the caller may go on
+        asking the socket, and gets it back when this fails.
+        """
         timeout = sock.gettimeout()
         try:
             twin = socket.fromfd(sock.fileno(), sock.family, sock.type, sock.proto)
@@ -342,7 +356,6 @@ class ServingLoop(SignalLoop):
         except BaseException:
             sock.settimeout(timeout)
             raise
-        fd = sock.detach()
-        if fd >= 0:
-            os.close(fd)
+        sock.setblocking(False)
+        server._given = sock
         return server

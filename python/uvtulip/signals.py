@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeVarTuple, Unpack
 
-    Ts = TypeVarTuple("Ts")
+    _Ts = TypeVarTuple("_Ts")
 
 
 def _check_signal(sig: int) -> None:
@@ -53,8 +53,8 @@ class SignalLoop(SocketLoop):
     def add_signal_handler(
         self,
         sig: int,
-        callback: Callable[[Unpack[Ts]], object],
-        *args: *Ts,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
     ) -> None:
         """Have the loop call callback(*args) for each such signal.
 

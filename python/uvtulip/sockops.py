@@ -8,6 +8,7 @@ kept by the coroutine, the descriptor stays the caller's.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 from .connect import ConnectingLoop, check_no_ssl_socket
@@ -19,14 +20,50 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    T = TypeVar("T")
-    Ts = TypeVarTuple("Ts")
+    _T = TypeVar("_T")
+    _Ts = TypeVarTuple("_Ts")
 
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
+class _Ready(asyncio.Future[None]):
+    """Done when a descriptor is ready.
+
+    The watching ends with it, at once, also when it is cancelled: its task
+    hears of that one turn later, when the number may be somebody else's.
+    """
+
+    def __init__(self, loop: SocketLoop, fd: int, writable: bool) -> None:
+        super().__init__(loop=loop)
+        self._waits = loop._waits
+        self._key = fd, writable
+        self._remove = loop.remove_writer if writable else loop.remove_reader
+
+    def unwatch(self) -> None:
+        # Unless a later wait has taken the place of this one.
+        if self._waits.get(self._key) is self:
+            del self._waits[self._key]
+            self._remove(self._key[0])
+
+    def finish(self) -> None:
+        self.unwatch()
+        if not self.done():
+            self.set_result(None)
+
+    def cancel(self, msg: object = None) -> bool:
+        self.unwatch()
+        return super().cancel(msg)
+
+
 class SocketLoop(ConnectingLoop):
     """The sock_* methods."""
+
+    # Who waits for a descriptor: by number, and whether to write.
+    _waits: dict[tuple[int, bool], _Ready]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waits = {}
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to `nbytes` bytes."""
@@ -64,7 +101,7 @@ class SocketLoop(ConnectingLoop):
                     pass
                 if sent >= len(view):
                     return
-                await self._until(sock, self.add_writer, self.remove_writer)
+                await self._until(sock, writable=True)
 
     async def sock_sendto(
         self, sock: socket.socket, data: ReadableBuffer, address: Any
@@ -75,7 +112,7 @@ class SocketLoop(ConnectingLoop):
             try:
                 return sock.sendto(data, address)
             except _WOULD_BLOCK:
-                await self._until(sock, self.add_writer, self.remove_writer)
+                await self._until(sock, writable=True)
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection: (non-blocking socket, its address)."""
@@ -97,7 +134,7 @@ class SocketLoop(ConnectingLoop):
             return
         except _WOULD_BLOCK:
             pass  # It goes on connecting; when writable it is done or failed.
-        await self._until(sock, self.add_writer, self.remove_writer)
+        await self._until(sock, writable=True)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")
@@ -112,36 +149,25 @@ class SocketLoop(ConnectingLoop):
     async def _when_readable(
         self,
         sock: socket.socket,
-        call: Callable[[Unpack[Ts]], T],
-        *args: *Ts,
-    ) -> T:
+        call: Callable[[Unpack[_Ts]], _T],
+        *args: *_Ts,
+    ) -> _T:
         while True:
             try:
                 return call(*args)
             except _WOULD_BLOCK:
-                await self._until(sock, self.add_reader, self.remove_reader)
+                await self._until(sock)
 
-    async def _until(
-        self,
-        sock: socket.socket,
-        add: Callable[..., None],
-        remove: Callable[[int], bool],
-    ) -> None:
-        """Wait until the socket is ready for what `add` watches for."""
+    async def _until(self, sock: socket.socket, *, writable: bool = False) -> None:
+        """Wait until the socket can be read from, or written to."""
         fd = sock.fileno()
-        ready = self.create_future()
-
-        def on_ready() -> None:
-            remove(fd)
-            if not ready.done():
-                ready.set_result(None)
-
-        add(fd, on_ready)
+        ready = _Ready(self, fd, writable)
+        if writable:
+            self.add_writer(fd, ready.finish)
+        else:
+            self.add_reader(fd, ready.finish)
+        self._waits[fd, writable] = ready
         try:
             await ready
-        except BaseException:
-            # If on_ready was called, the watching has ended already and may by
-            # now be somebody else's.
-            if ready.cancelled():
-                remove(fd)
-            raise
+        finally:
+            ready.unwatch()

@@ -5,14 +5,13 @@ A handle belongs to the thread that runs its loop; only Async.send() may be call
 from any thread.
 """
 
-import sys
+import sys as _sys
 
-from . import _uv
 from ._uv import *  # noqa: F403
-from ._uv import __version__, errno, error
-
-__all__ = [name for name in dir(_uv) if not name.startswith("_")] + ["__version__"]
+from ._uv import __version__ as __version__
+from ._uv import errno as errno
+from ._uv import error as error
 
 # So that "import uvtulip.uv.errno" works, too.
-sys.modules[__name__ + ".errno"] = errno
-sys.modules[__name__ + ".error"] = error
+_sys.modules[__name__ + ".errno"] = errno
+_sys.modules[__name__ + ".error"] = error

@@ -16,7 +16,11 @@ bool
 tulip_loop_check_open(TulipLoop *self)
 {
     if (self->closed) {
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        PyErr_SetString(PyExc_RuntimeError,
+                        self->uv_loop != NULL
+                        ? "Event loop is closed"
+                        : "the event loop is not initialised: its __init__ was "
+                          "not called");
         return false;
     }
     return true;
@@ -80,8 +84,8 @@ check_callable(const char *method, PyObject *callable)
 }
 
 bool
-tulip_loop_check_call(TulipLoop *self, const char *method, PyObject *callable,
-                      bool here)
+tulip_loop_check_call_slow(TulipLoop *self, const char *method,
+                           PyObject *callable, bool here)
 {
     if (!tulip_loop_check_open(self)) {
         return false;
@@ -101,7 +105,7 @@ tulip_loop_set_hook(PyObject **slot, PyObject *value)
 
 /* ---- life cycle ---- */
 
-/* Complete from here on, so a subclass may call a method before __init__. */
+/* A loop counts as closed until __init__ has opened it. */
 static PyObject *
 loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
          PyObject *Py_UNUSED(kwds))
@@ -120,30 +124,36 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->timer_type = (PyTypeObject *)Py_NewRef(st->timer_type);
     self->armed = TULIP_NEVER;
     self->slow_callback_duration = 0.1;
-    self->closed = true;        /* until it is open */
-    self->uv_loop = st->uv->loop_new(st->uv->state);
-    if (self->uv_loop != NULL) {
-        self->uv = st->uv->loop_uv(self->uv_loop);
-    }
-    if (self->uv == NULL
-        || st->uv->loop_hooks(self->uv_loop, &tulip_loop_hooks,
-                              (PyObject *)self) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->closed = false;
+    self->closed = true;
     return (PyObject *)self;
 }
 
 static int
 loop_init(TulipLoop *self, PyObject *args, PyObject *kwds)
 {
+    const UvtCAPI *api = self->st->uv;
     if (PyTuple_GET_SIZE(args) > 0
         || (kwds != NULL && PyDict_GET_SIZE(kwds) > 0)) {
         PyErr_Format(PyExc_TypeError, "%s() takes no arguments",
                      Py_TYPE(self)->tp_name);
         return -1;
     }
+    if (self->uv_loop != NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the event loop is initialised already");
+        return -1;
+    }
+    self->uv_loop = api->loop_new(api->state);
+    if (self->uv_loop == NULL) {
+        return -1;
+    }
+    self->uv = api->loop_uv(self->uv_loop);
+    if (self->uv == NULL
+        || api->loop_hooks(self->uv_loop, &tulip_loop_hooks,
+                           (PyObject *)self) < 0) {
+        return -1;
+    }
+    self->closed = false;
     return 0;
 }
 

@@ -57,8 +57,8 @@ UVT_CHECKED bool tulip_loop_check_open(TulipLoop *self);
 UVT_CHECKED bool tulip_loop_check_thread(TulipLoop *self);
 /* What call_soon() and the like demand: an open loop; in debug mode also the
  * right thread (if `here`) and something that can be called. */
-UVT_CHECKED bool tulip_loop_check_call(TulipLoop *self, const char *method,
-                                       PyObject *callable, bool here);
+UVT_CHECKED bool tulip_loop_check_call_slow(TulipLoop *self, const char *method,
+                                            PyObject *callable, bool here);
 /* Takes a reference to a method's value apart: None is NULL. */
 void tulip_loop_set_hook(PyObject **slot, PyObject *value);
 
@@ -156,6 +156,14 @@ PyObject *tulip_loop_py_remove_reader(TulipLoop *self, PyObject *fileobj);
 PyObject *tulip_loop_py_remove_writer(TulipLoop *self, PyObject *fileobj);
 
 /* ---- on the hot path ---- */
+
+UVT_CHECKED static inline bool
+tulip_loop_check_call(TulipLoop *self, const char *method, PyObject *callable,
+                      bool here)
+{
+    return (!self->closed && !self->debug)
+        || tulip_loop_check_call_slow(self, method, callable, here);
+}
 
 /* Fills `call`; false with TypeError. */
 UVT_CHECKED static inline bool

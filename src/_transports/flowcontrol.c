@@ -89,7 +89,7 @@ parse_limit(PyObject *arg, Py_ssize_t *value, bool *given)
 }
 
 PyDoc_STRVAR(set_limits_doc,
-"set_write_buffer_limits(high=None, low=None)\n--\n\n"
+"set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
 "Call pause_writing() when more than `high` bytes wait to be sent, and\n"
 "resume_writing() when there are `low` or less.  Default: 64 KiB, a quarter of\n"
 "high.\n\n"
@@ -140,7 +140,7 @@ set_limits(TulipStream *self, PyObject *args, PyObject *kwds)
 }
 
 PyDoc_STRVAR(get_limits_doc,
-"get_write_buffer_limits()\n--\n\nThe limits as (low, high).");
+"get_write_buffer_limits($self, /)\n--\n\nThe limits as (low, high).");
 
 static PyObject *
 get_limits(TulipStream *self, PyObject *Py_UNUSED(ignored))
@@ -150,7 +150,7 @@ get_limits(TulipStream *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(get_size_doc,
-"get_write_buffer_size()\n--\n\n"
+"get_write_buffer_size($self, /)\n--\n\n"
 "How many bytes the kernel has not taken yet; what it takes now is sent first.");
 
 static PyObject *

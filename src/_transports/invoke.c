@@ -35,6 +35,24 @@ call_in_stranger(const TulipCallback *self)
     return result;
 }
 
+/* PyObject_Vectorcall without looking for the thread state and for callables
+ * that break the rules, but for the one that would break us. */
+static inline PyObject *
+call_quickly(PyObject *callable, PyObject *const *args, size_t nargsf)
+{
+    vectorcallfunc function = PyVectorcall_Function(callable);
+    PyObject *result;
+    if (function == NULL) {
+        return PyObject_Vectorcall(callable, args, nargsf, NULL);
+    }
+    result = function(callable, args, nargsf, NULL);
+    if (result == NULL && !PyErr_Occurred()) {
+        PyErr_Format(PyExc_SystemError,
+                     "%R returned NULL without setting an exception", callable);
+    }
+    return result;
+}
+
 static inline PyObject *
 call(TulipCallback *self)
 {
@@ -50,9 +68,8 @@ call(TulipCallback *self)
     if (PyContext_Enter(context) < 0) {
         return NULL;
     }
-    result = PyObject_Vectorcall(
-        self->callable, self->args + 1,
-        (size_t)self->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    result = call_quickly(self->callable, self->args + 1,
+                          (size_t)self->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET);
     if (PyContext_Exit(context) < 0) {
         Py_CLEAR(result);
     }

@@ -13,6 +13,7 @@
  */
 #include "eventloop.h"
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #define MAX_IDLE 256
 
@@ -25,6 +26,8 @@ typedef struct Watcher {
     PyObject *fileobj;          /* NULL: a number was given */
     int fd;
     bool keep;                  /* may be kept without a callback */
+    dev_t device;               /* of the file that is watched ... */
+    ino_t inode;                /* ... since the last add */
 } Watcher;
 
 /* ---- life cycle ---- */
@@ -84,8 +87,18 @@ enqueue(TulipLoop *loop, TulipCallback *handle)
     }
 }
 
+/* False when the descriptor was closed, or closed and used again. */
+static bool
+is_same_file(const Watcher *self)
+{
+    struct stat st;
+    return fstat(self->fd, &st) == 0 && st.st_dev == self->device
+        && st.st_ino == self->inode;
+}
+
 /* After an error libuv has stopped the Poll.  Both callbacks learn of it from
- * their own system calls; it is watched on, unless the descriptor is gone. */
+ * their own system calls; it is watched on, as an error of a socket can pass,
+ * unless the descriptor is gone: its number may be another handle's now. */
 static void
 on_ready(PyObject *owner, int status, int events)
 {
@@ -96,7 +109,9 @@ on_ready(PyObject *owner, int status, int events)
     }
     if (status < 0) {
         events = UV_READABLE | UV_WRITABLE;
-        (void)loop->st->uv->poll_start(self->poll, mask_of(self));
+        if (is_same_file(self)) {
+            (void)loop->st->uv->poll_start(self->poll, mask_of(self));
+        }
     }
     if (events & UV_READABLE) {
         enqueue(loop, self->reader);
@@ -227,6 +242,40 @@ raise_in_use(TulipLoop *loop, int fd)
 
 /* ---- watching ---- */
 
+/* Raises a plain OSError, or RuntimeError for a descriptor in use. */
+static void
+raise_uv(TulipLoop *loop, int rc, const char *call, int fd)
+{
+    PyObject *exc;
+    if (rc == UV_EEXIST) {
+        raise_in_use(loop, fd);
+        return;
+    }
+    exc = loop->st->uv->oserror(rc, call);
+    if (exc != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+        Py_DECREF(exc);
+    }
+}
+
+/* Makes of the raised error of a raw handle what asyncio raises. */
+static void
+convert_error(TulipLoop *loop, int fd)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *number = PyObject_GetAttrString(exc, "errno");
+    long value = number != NULL ? PyLong_AsLong(number) : -1;
+    PyErr_Clear();
+    if (value > 0) {
+        raise_uv(loop, uv_translate_sys_error((int)value), "uv_poll_init", fd);
+        Py_DECREF(exc);
+    }
+    else {
+        PyErr_SetRaisedException(exc);
+    }
+    Py_XDECREF(number);
+}
+
 /* A new Poll, or an exception. */
 static int
 open_poll(Watcher *self)
@@ -234,20 +283,7 @@ open_poll(Watcher *self)
     const UvtCAPI *api = self->loop->st->uv;
     PyObject *poll = api->poll_new(self->loop->uv_loop, self->fd);
     if (poll == NULL) {
-        PyObject *exc = PyErr_GetRaisedException(), *errorno;
-        errorno = PyObject_GetAttrString(exc, "errno");
-        if (errorno == NULL) {
-            PyErr_Clear();
-        }
-        if (errorno != NULL && PyLong_Check(errorno)
-            && PyLong_AsLong(errorno) == EEXIST) {
-            raise_in_use(self->loop, self->fd);
-            Py_DECREF(exc);
-        }
-        else {
-            PyErr_SetRaisedException(exc);
-        }
-        Py_XDECREF(errorno);
+        convert_error(self->loop, self->fd);
         return -1;
     }
     if (api->consume(poll, &watcher_consumer, (PyObject *)self) < 0) {
@@ -326,19 +362,17 @@ discard(Watcher *self)
 static int
 start(Watcher *self, int mask)
 {
-    const UvtCAPI *api = self->loop->st->uv;
-    int rc = api->poll_start(self->poll, mask);
-    if (rc == UV_EEXIST) {
-        raise_in_use(self->loop, self->fd);
+    int rc = self->loop->st->uv->poll_start(self->poll, mask);
+    struct stat st;
+    if (rc < 0) {
+        raise_uv(self->loop, rc, "uv_poll_start", self->fd);
+        return -1;
     }
-    else if (rc < 0) {
-        PyObject *exc = api->oserror(rc, "uv_poll_start");
-        if (exc != NULL) {
-            PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-            Py_DECREF(exc);
-        }
+    if (fstat(self->fd, &st) == 0) {
+        self->device = st.st_dev;
+        self->inode = st.st_ino;
     }
-    return rc < 0 ? -1 : 0;
+    return 0;
 }
 
 /* One of its callbacks has gone.  The caller owns a reference to self. */

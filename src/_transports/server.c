@@ -69,7 +69,7 @@ server_stop_all(TulipServer *self)
 }
 
 PyDoc_STRVAR(start_doc,
-"_start()\n--\n\n"
+"_start($self, /)\n--\n\n"
 "Listen on all handles; harmless when done already.  When one fails nothing is\n"
 "served.  Raises OSError, RuntimeError (stopped).");
 
@@ -100,7 +100,7 @@ server_start(TulipServer *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(stop_doc,
-"_stop()\n--\n\n"
+"_stop($self, /)\n--\n\n"
 "Accept no more and close the handles; harmless when done already.  Open\n"
 "connections stay.");
 
@@ -112,7 +112,7 @@ server_stop(TulipServer *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(listen_again_doc, "_listen_again(index)\n--\n\nEnd a rest.");
+PyDoc_STRVAR(listen_again_doc, "_listen_again($self, index, /)\n--\n\nEnd a rest.");
 
 static PyObject *
 server_listen_again(TulipServer *self, PyObject *arg)
@@ -134,7 +134,8 @@ server_listen_again(TulipServer *self, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(attach_doc, "_attach(transport=None)\n--\n\nCount a connection.");
+PyDoc_STRVAR(attach_doc,
+"_attach($self, transport=None, /)\n--\n\nCount a connection.");
 
 static PyObject *
 server_attach(TulipServer *self, PyObject *Py_UNUSED(args))
@@ -143,7 +144,8 @@ server_attach(TulipServer *self, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(detach_doc, "_detach(transport=None)\n--\n\nUndo one _attach().");
+PyDoc_STRVAR(detach_doc,
+"_detach($self, transport=None, /)\n--\n\nUndo one _attach().");
 
 static PyObject *
 server_detach(TulipServer *self, PyObject *Py_UNUSED(args))
@@ -156,7 +158,7 @@ server_detach(TulipServer *self, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(clients_doc, "_clients()\n--\n\nThe open transports, as a list.");
+PyDoc_STRVAR(clients_doc, "_clients($self, /)\n--\n\nThe open transports, as a list.");
 
 static PyObject *
 server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))

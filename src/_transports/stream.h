@@ -33,8 +33,11 @@ enum {
     TULIP_IN_CALLBACK = 1 << 13,    /* a flush comes after the callback */
     TULIP_LISTED = 1 << 14,         /* in loop->dirty */
     TULIP_WRITING_PAUSED = 1 << 15, /* pause_writing was called */
-    TULIP_HAS_ALLOC = 1 << 16,      /* consumed with the buffered consumer */
-    TULIP_NAMES_V6 = 1 << 17,
+    TULIP_NAMES_V6 = 1 << 16,
+    TULIP_DIRECT = 1 << 17,         /* much comes: read into bytes objects */
+    TULIP_TREND = 1 << 18,          /* the last read spoke for the other way */
+    TULIP_HAS_BUFFERED = 1 << 19,   /* which consumer the handle has; */
+    TULIP_HAS_DIRECT = 1 << 20,     /* else the plain one */
 };
 
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One
@@ -54,7 +57,8 @@ typedef struct TulipRare {
     PyObject *get_buffer;           /* of a BufferedProtocol */
     PyObject *socket;               /* borrows the descriptor; detached by us */
     Py_buffer view;                 /* where libuv reads to, ... */
-    bool has_view;                  /* ... between alloc and read */
+    bool has_view;                  /* ... between alloc and read; or */
+    PyObject *direct;               /* a bytes object that nobody knows yet */
 } TulipRare;
 
 /* An address in the least room: own and peer's for IPv4; family 0 is none.
@@ -170,12 +174,13 @@ extern PyMethodDef tulip_flow_methods[];
 
 /* ---- stream_read.c ---- */
 
-extern const UvtConsumer tulip_stream_consumer;
-extern const UvtConsumer tulip_buffered_consumer;
 /* Starts or stops reading as the flags demand. */
 void tulip_stream_update_reading(TulipStream *self);
-/* Fits the consumer to TULIP_BUFFERED. */
+/* Takes the handle's events, for the way of reading that the flags demand. */
+UVT_CHECKED int tulip_stream_consume(TulipStream *self, PyObject *handle);
+/* The same when the way has changed. */
 void tulip_stream_update_consumer(TulipStream *self);
+/* Lets go of what libuv was to read to. */
 void tulip_stream_release_view(TulipStream *self);
 extern PyMethodDef tulip_read_methods[];
 

@@ -77,14 +77,8 @@ tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
                         "StreamTransport(): the handle is not connected");
         goto error;
     }
-    if (api->consume(handle,
-                     self->flags & TULIP_BUFFERED ? &tulip_buffered_consumer
-                                                  : &tulip_stream_consumer,
-                     (PyObject *)self) < 0) {
+    if (tulip_stream_consume(self, handle) < 0) {
         goto error;
-    }
-    if (self->flags & TULIP_BUFFERED) {
-        self->flags |= TULIP_HAS_ALLOC;
     }
     self->handle = Py_NewRef(handle);
     self->uv = (uv_stream_t *)uv;
@@ -318,7 +312,7 @@ stream_dealloc(TulipStream *self)
 /* ---- methods ---- */
 
 PyDoc_STRVAR(close_doc,
-"close()\n--\n\n"
+"close($self, /)\n--\n\n"
 "Read no more, send what was written, then call connection_lost(None).");
 
 static PyObject *
@@ -333,7 +327,7 @@ stream_close(TulipStream *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(force_close_doc,
-"_force_close(exc)\n--\n\n"
+"_force_close($self, exc, /)\n--\n\n"
 "Drop what waits to be sent and call connection_lost(exc) soon.");
 
 static PyObject *
@@ -348,7 +342,7 @@ stream_force_close(TulipStream *self, PyObject *exc)
 }
 
 PyDoc_STRVAR(abort_doc,
-"abort()\n--\n\n"
+"abort($self, /)\n--\n\n"
 "Close at once; what the kernel does not take now is lost.  Then\n"
 "connection_lost(None) is called.");
 
@@ -362,7 +356,8 @@ stream_abort(TulipStream *self, PyObject *Py_UNUSED(ignored))
     return stream_force_close(self, Py_None);
 }
 
-PyDoc_STRVAR(is_closing_doc, "is_closing()\n--\n\nTrue from close() or abort() on.");
+PyDoc_STRVAR(is_closing_doc,
+"is_closing($self, /)\n--\n\nTrue from close() or abort() on.");
 
 static PyObject *
 stream_is_closing(TulipStream *self, PyObject *Py_UNUSED(ignored))
@@ -371,7 +366,8 @@ stream_is_closing(TulipStream *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(get_protocol_doc,
-"get_protocol()\n--\n\nThe protocol; None once connection_lost() has returned.");
+"get_protocol($self, /)\n--\n\n"
+"The protocol; None once connection_lost() has returned.");
 
 static PyObject *
 stream_get_protocol(TulipStream *self, PyObject *Py_UNUSED(ignored))
@@ -380,7 +376,7 @@ stream_get_protocol(TulipStream *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(set_protocol_doc,
-"set_protocol(protocol)\n--\n\n"
+"set_protocol($self, protocol, /)\n--\n\n"
 "Deliver to another protocol from now on: a Protocol or a BufferedProtocol.");
 
 static PyObject *
@@ -394,7 +390,7 @@ stream_set_protocol(TulipStream *self, PyObject *protocol)
 }
 
 PyDoc_STRVAR(get_extra_info_doc,
-"get_extra_info(name, default=None)\n--\n\n"
+"get_extra_info($self, name, default=None)\n--\n\n"
 "'socket' (shows the socket and borrows its descriptor), 'sockname', 'peername',\n"
 "'uv_handle' (the raw handle), or what the maker of the transport added.");
 

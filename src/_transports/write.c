@@ -104,7 +104,7 @@ write_view(TulipStream *self, PyObject *data)
 }
 
 PyDoc_STRVAR(write_doc,
-"write(data)\n--\n\n"
+"write($self, data, /)\n--\n\n"
 "Send data: bytes, bytearray or memoryview.  It leaves when the callback that\n"
 "wrote returns, together with all else that was written until then, or at once\n"
 "above the high-water mark.  A buffer that can change may do so after this call.\n\n"
@@ -192,7 +192,7 @@ writelines_queue(TulipStream *self, PyObject *const *items, Py_ssize_t count)
 }
 
 PyDoc_STRVAR(writelines_doc,
-"writelines(list_of_data)\n--\n\n"
+"writelines($self, list_of_data, /)\n--\n\n"
 "write() each member of an iterable; nothing is joined.");
 
 static PyObject *
@@ -230,7 +230,7 @@ stream_writelines(TulipStream *self, PyObject *arg)
 }
 
 PyDoc_STRVAR(write_eof_doc,
-"write_eof()\n--\n\n"
+"write_eof($self, /)\n--\n\n"
 "End the outgoing side when all that was written is sent.  Data may still come\n"
 "in.  Raises RuntimeError in another thread than the one that runs the loop.");
 
@@ -250,7 +250,7 @@ stream_write_eof(TulipStream *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(can_write_eof_doc,
-"can_write_eof()\n--\n\nTrue: write_eof() works.");
+"can_write_eof($self, /)\n--\n\nTrue: write_eof() works.");
 
 static PyObject *
 stream_can_write_eof(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))

@@ -46,28 +46,6 @@ uvt_loop_check_arg(UvtState *st, PyObject *loop)
     return uvt_loop_check((UvtLoop *)loop);
 }
 
-/* ---- the read slab ---- */
-
-void
-uvt_slab_take(UvtLoop *self, uv_buf_t *buf)
-{
-    if (self->slab == NULL) {
-        self->slab = PyMem_RawMalloc(UVT_SLAB_SIZE);
-    }
-    if (self->slab == NULL || self->slab_lent) {
-        *buf = uv_buf_init(NULL, 0);
-        return;
-    }
-    self->slab_lent = true;
-    *buf = uv_buf_init(self->slab, UVT_SLAB_SIZE);
-}
-
-void
-uvt_slab_give(UvtLoop *self)
-{
-    self->slab_lent = false;
-}
-
 /* ---- life cycle ---- */
 
 static PyObject *

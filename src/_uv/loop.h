@@ -85,10 +85,26 @@ PyObject *uvt_loop_stop(UvtLoop *self, PyObject *unused);
 PyObject *uvt_loop_excepthook(UvtLoop *self, PyObject *const *args,
                               Py_ssize_t nargs);
 
-/* Lends the slab to one read at a time; an empty buffer (libuv then reports
+/* Lends the slab to one read at a time; leaves *buf empty (libuv then reports
  * ENOBUFS) when there is no memory or when it is lent already. */
-void uvt_slab_take(UvtLoop *self, uv_buf_t *buf);
-void uvt_slab_give(UvtLoop *self);
+static inline void
+uvt_slab_take(UvtLoop *self, uv_buf_t *buf)
+{
+    if (self->slab_lent
+        || (self->slab == NULL
+            && (self->slab = PyMem_RawMalloc(UVT_SLAB_SIZE)) == NULL)) {
+        return;
+    }
+    self->slab_lent = true;
+    buf->base = self->slab;
+    buf->len = UVT_SLAB_SIZE;
+}
+
+static inline void
+uvt_slab_give(UvtLoop *self)
+{
+    self->slab_lent = false;
+}
 
 /* guard.c: libuv aborts when a descriptor that it watches was closed behind its
  * back.  The first looks at all that is about to be watched, the second at one

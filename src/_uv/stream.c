@@ -24,7 +24,8 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
 {
     UvtHandle *self = ((UvtBox *)uv->data)->owner;
     UvtLoop *loop = uvt_loop_of(uv->loop);
-    *buf = uv_buf_init(NULL, 0);
+    buf->base = NULL;
+    buf->len = 0;
     if (self == NULL || loop == NULL) {
         return;
     }
@@ -87,7 +88,12 @@ on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf)
         uvt_slab_give(loop);
     }
     Py_DECREF(loop);
-    uvt_leave(self);
+    if (self->reading && self->box != NULL && !uv_is_closing(&self->box->uv.handle)) {
+        Py_DECREF(self);        /* goes on: nothing to update */
+    }
+    else {
+        uvt_leave(self);
+    }
 }
 
 int

@@ -6,6 +6,7 @@
 #include "buffer.h"
 #include "loop.h"
 #include "stream.h"
+#include <string.h>
 
 typedef struct Write {
     uv_write_t req;             /* first: libuv gives this one back */
@@ -78,12 +79,35 @@ write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
     Py_RETURN_NONE;
 }
 
-/* A status of uv_try_write. */
-static int
-try_buffers(UvtHandle *self, const UvtBuffers *buffers)
+/* Sends what the kernel takes at once: its status in *rc, the size of the data
+ * in *nbytes.  False with an exception.  Plain bytes, the usual case, need no
+ * buffer to be got and released. */
+static bool
+try_data(UvtHandle *self, const char *call, PyObject *data, int *rc,
+         size_t *nbytes)
 {
-    return uv_try_write(&self->box->uv.stream, buffers->iov,
-                        (unsigned)buffers->count);
+    UvtBuffers buffers;
+    if (PyBytes_CheckExact(data)) {
+        uv_buf_t buf = uv_buf_init(PyBytes_AS_STRING(data),
+                                   (unsigned)PyBytes_GET_SIZE(data));
+        *nbytes = (size_t)PyBytes_GET_SIZE(data);
+        *rc = uv_try_write(&self->box->uv.stream, &buf, 1);
+        return true;
+    }
+    memset(&buffers, 0, sizeof(buffers));
+    if (!uvt_buffers_get(&buffers, call, data)) {
+        return false;
+    }
+    /* Getting the buffers may have run code that closed the handle. */
+    if (!uvt_handle_check(self)) {
+        uvt_buffers_release(&buffers);
+        return false;
+    }
+    *nbytes = buffers.nbytes;
+    *rc = uv_try_write(&self->box->uv.stream, buffers.iov,
+                       (unsigned)buffers.count);
+    uvt_buffers_release(&buffers);
+    return true;
 }
 
 /* Without a callback nobody waits for the end of the write: what the kernel
@@ -91,7 +115,6 @@ try_buffers(UvtHandle *self, const UvtBuffers *buffers)
 PyObject *
 uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    UvtBuffers buffers = {0};
     PyObject *callback = NULL;
     size_t nbytes;
     int rc;
@@ -106,18 +129,15 @@ uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         || uv_stream_get_write_queue_size(&self->box->uv.stream) > 0) {
         return write_queue(self, args[0], callback, 0);
     }
-    if (!uvt_buffers_get(&buffers, "Stream.write", args[0])) {
+    if (!try_data(self, "Stream.write", args[0], &rc, &nbytes)) {
         return NULL;
     }
-    if (!uvt_handle_check(self)) {
-        uvt_buffers_release(&buffers);
-        return NULL;
-    }
-    nbytes = buffers.nbytes;
-    rc = try_buffers(self, &buffers);
-    uvt_buffers_release(&buffers);
     if (rc >= 0 && (size_t)rc == nbytes) {
         Py_RETURN_NONE;
+    }
+    /* Releasing the buffers may have run code, too. */
+    if (!uvt_handle_check(self)) {
+        return NULL;
     }
     return write_queue(self, args[0], NULL, rc > 0 ? (size_t)rc : 0);
 }
@@ -125,18 +145,12 @@ uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_stream_try_write(UvtHandle *self, PyObject *data)
 {
-    UvtBuffers buffers = {0};
+    size_t nbytes;
     int rc;
     if (!uvt_handle_check_free(self, "Stream.try_write")
-        || !uvt_buffers_get(&buffers, "Stream.try_write", data)) {
+        || !try_data(self, "Stream.try_write", data, &rc, &nbytes)) {
         return NULL;
     }
-    if (!uvt_handle_check(self)) {
-        uvt_buffers_release(&buffers);
-        return NULL;
-    }
-    rc = try_buffers(self, &buffers);
-    uvt_buffers_release(&buffers);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_try_write");
     }

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import types
 import unittest
+import unittest.mock
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -47,8 +48,10 @@ MODULES = [
 # The same tests once more, only with another selector given to the loop.
 SELECTOR_VARIANTS = {"EPollEventLoopTests", "PollEventLoopTests"}
 
-# What test classes call the method that makes their loop.
-FACTORY_METHODS = ("create_event_loop", "new_loop")
+# What test classes call the method that returns a loop of their own choice.
+FACTORY_METHOD = "create_event_loop"
+# And the one that makes a BaseEventLoop and puts mocks into it.
+MOCKING_METHOD = "new_loop"
 
 TEST_LIMIT = 40.0  # seconds
 MODULE_LIMIT = 300.0
@@ -130,9 +133,15 @@ def replace_factories(
     for value in list(vars(module).values()):
         if not isinstance(value, type):
             continue
-        for name in FACTORY_METHODS:
-            if name in vars(value):
-                setattr(value, name, lambda self: factory())
+        if FACTORY_METHOD in vars(value):
+            setattr(value, FACTORY_METHOD, lambda self: factory())
+        if MOCKING_METHOD in vars(value):
+            made = vars(value)[MOCKING_METHOD]
+            setattr(
+                value,
+                MOCKING_METHOD,
+                unittest.mock.patch.object(asyncio, "BaseEventLoop", factory)(made),
+            )
 
 
 def cases(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:

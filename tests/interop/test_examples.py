@@ -105,6 +105,23 @@ def test_the_client_of_the_mail():
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello tulip\n", "")
 
 
+def test_datagrams():
+    script = str(EXAMPLES / "uv_udp_echo.py")
+    with python(script, "--port", "0") as program:
+        _, port = address(program.line(LISTENING))
+        args = ["--client", "--count", "200", "--port", str(port)]
+        done = subprocess.run(
+            [sys.executable, script, *args],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("200 of 200 came back in ")
+        program.interrupt()
+        assert program.finish() == (0, "stopped\n", "")
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stop(signum):
     with python(str(EXAMPLES / "uv_signal_stop.py"), "--port", "0") as program:

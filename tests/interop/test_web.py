@@ -10,7 +10,8 @@ import textwrap
 
 import pytest
 
-from procsupport import EXAMPLES, LIMIT, launch
+from aiosupport import free_port
+from procsupport import EXAMPLES, LIMIT, launch, python
 
 websockets = pytest.importorskip("websockets.asyncio.client")
 pytest.importorskip("aiohttp")
@@ -154,6 +155,53 @@ def test_websockets(server):
             await asyncio.gather(*(one(n) for n in range(5)))
 
     asyncio.run(main())
+
+
+RUN_APP = """
+import asyncio
+from aiohttp import web
+
+async def page(request):
+    return web.Response(text=type(asyncio.get_running_loop()).__module__)
+
+app = web.Application()
+app.add_routes([web.get("/", page)])
+web.run_app(app, host="127.0.0.1", port={port})
+"""
+
+
+@needs_curl
+def test_run_app_of_aiohttp():
+    """It handles SIGINT itself, and returns."""
+    port = free_port()
+    with launch("-c", RUN_APP.format(port=port)) as program:
+        program.line("CTRL")
+        assert curl(f"http://127.0.0.1:{port}/") == b"uvtulip.loop"
+        program.interrupt()
+        assert program.finish() == (0, "", "")
+
+
+GIVEN_SOCKET = """
+import asyncio, socket, uvicorn, uvtulip
+from asgi_app import app
+
+sock = socket.create_server(("127.0.0.1", 0))
+config = uvicorn.Config(app, loop="uvtulip:new_event_loop", log_level="error")
+server = uvicorn.Server(config)
+print("http://127.0.0.1:%d" % sock.getsockname()[1], flush=True)
+server.run(sockets=[sock])
+print(sock.fileno())
+"""
+
+
+@needs_curl
+def test_uvicorn_with_a_socket_of_its_own(folder):
+    with python("-c", GIVEN_SOCKET, cwd=folder) as program:
+        address = program.line(OPEN)[1]
+        assert curl("--retry", "3", f"http://{address}/") == b"uvtulip.loop"
+        program.interrupt()
+        _, out, err = program.finish()
+        assert "Traceback" not in err or "KeyboardInterrupt" in err
 
 
 def test_ctrl_c_ends_the_example(folder):

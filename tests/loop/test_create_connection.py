@@ -1,6 +1,7 @@
 """create_connection() and connect_accepted_socket()."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -139,6 +140,30 @@ def test_refused(no_leak):
     run(main())
 
 
+def test_an_error_leaves_no_cycles():
+    """Neither the error nor its traceback has to wait for the collector."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        port = aiosupport.free_port()
+        for kwargs in ({}, {"happy_eyeballs_delay": 0.01}):
+            with pytest.raises(OSError):
+                await loop.create_connection(Recorder, "127.0.0.1", port, **kwargs)
+            await turns()
+            gc.collect()
+            gc.disable()
+            try:
+                with contextlib.suppress(OSError):
+                    await loop.create_connection(Recorder, "127.0.0.1", port, **kwargs)
+                await turns()
+                left = [o for o in gc.get_objects() if isinstance(o, OSError)]
+                assert left == []
+            finally:
+                gc.enable()
+
+    run(main())
+
+
 class SeveralAddresses(uvtulip.Loop):
     """Resolves every name to the addresses it was given."""
 
@@ -163,8 +188,12 @@ def run_resolving(addresses, main):
         loop.addresses = addresses
         return loop
 
+    async def limited():
+        async with asyncio.timeout(aiosupport.LIMIT):
+            return await main()
+
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(asyncio.wait_for(main(), aiosupport.LIMIT))
+        return runner.run(limited())
 
 
 def test_all_failed_is_one_error(no_leak):

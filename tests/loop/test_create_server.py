@@ -193,8 +193,41 @@ def test_socket_is_taken_over(no_leak):
         sock = socket.create_server(("127.0.0.1", 0))
         address = sock.getsockname()
         async with await loop.create_server(Echo, sock=sock) as server:
-            assert sock.fileno() == -1
-            assert server.getsockname() == address
+            assert server.sockets[0].fileno() == sock.fileno()
+            assert server.getsockname() == sock.getsockname() == address
+            assert not sock.getblocking()
+            await talk(address)
+        assert sock.fileno() == -1
+        with pytest.raises(ConnectionRefusedError):
+            await talk(address)
+
+    run(main())
+
+
+def test_socket_with_a_wrong_family(no_leak):
+    """As uvicorn makes it from an inherited descriptor."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as inherited:
+            sock = socket.fromfd(inherited.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+        async with await loop.create_server(Echo, sock=sock) as server:
+            await talk(server.getsockname())
+
+    run(main())
+
+
+def test_socket_closed_by_the_caller(no_leak):
+    """The server does not depend on it."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        sock = socket.create_server(("127.0.0.1", 0))
+        address = sock.getsockname()
+        async with await loop.create_server(Echo, sock=sock):
+            sock.close()
+            await talk(address)
+        with pytest.raises(ConnectionRefusedError):
             await talk(address)
 
     run(main())

@@ -221,6 +221,7 @@ def test_running_twice(loop):
 
 
 def test_closed(loop):
+    loop.set_debug(False)
     loop.close()
     loop.close()
     assert loop.is_closed()

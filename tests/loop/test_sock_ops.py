@@ -311,6 +311,60 @@ def test_descriptor_used_again_after_cancel():
     run(main())
 
 
+def test_the_later_of_two_waits_counts(pair):
+    """And cancelling the earlier one does not disturb it."""
+    one, two = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        earlier = loop.create_task(loop.sock_recv(one, 10))
+        await turns()
+        later = loop.create_task(loop.sock_recv(one, 10))
+        await turns()
+        earlier.cancel()
+        await turns()
+        two.send(b"data")
+        assert await later == b"data"
+        with pytest.raises(asyncio.CancelledError):
+            await earlier
+
+    run(main())
+
+
+def test_cancelled_and_at_once_waited_for_again(pair):
+    one, two = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        earlier = loop.create_task(loop.sock_recv(one, 10))
+        await turns()
+        earlier.cancel()
+        two.setblocking(False)
+        loop.call_later(0.01, two.send, b"data")
+        assert await loop.sock_recv(one, 10) == b"data"
+        assert earlier.cancelled()
+
+    run(main())
+
+
+def test_cancelled_wait_and_a_reader_of_its_own(pair):
+    one, two = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        earlier = loop.create_task(loop.sock_recv(one, 10))
+        await turns()
+        earlier.cancel()
+        got = loop.create_future()
+        loop.add_reader(one, lambda: got.done() or got.set_result(one.recv(10)))
+        await turns()
+        two.send(b"data")
+        assert await got == b"data"
+        assert loop.remove_reader(one)
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     "call",
     [
