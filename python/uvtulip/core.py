@@ -9,12 +9,11 @@ generators, which may be called by any.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import traceback
 import warnings
 import weakref
-from asyncio import base_events, constants, events
+from asyncio import base_events, constants, coroutines, events
 from asyncio.log import logger
 
 from ._transports import EventLoop
@@ -41,15 +40,6 @@ _TRACEBACKS = {
 }
 
 
-def _debug_wanted() -> bool:
-    """Whether the interpreter was started for debugging asyncio."""
-    if sys.flags.dev_mode:
-        return True
-    return not sys.flags.ignore_environment and bool(
-        os.environ.get("PYTHONASYNCIODEBUG")
-    )
-
-
 def is_coroutine_like(callback: Any) -> bool:
     """Whether calling it would only make a coroutine, or it is one."""
     import inspect
@@ -70,7 +60,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        if _debug_wanted():
+        if coroutines._is_debug_mode():  # type: ignore[attr-defined]
             self.set_debug(True)
 
     def __repr__(self) -> str:

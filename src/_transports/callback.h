@@ -32,7 +32,7 @@ typedef struct TulipCallback {
     uint32_t nargs;
     bool cancelled;
     bool running;               /* what it is called with has to stay */
-    bool is_timer;
+    bool tracked;               /* by the collector */
     bool scheduled;             /* timer: in the heap */
     /* Only of a TimerHandle: */
     double when;                /* as the caller gave it */
@@ -77,6 +77,15 @@ UVT_CHECKED bool tulip_bind_slow(TulipState *st, const char *method,
                                  const char *time_name, PyObject *const *args,
                                  Py_ssize_t nargs, PyObject *kwnames,
                                  TulipCall *call);
+
+static inline void
+tulip_callback_track(TulipCallback *self)
+{
+    if (!self->tracked) {
+        self->tracked = true;
+        PyObject_GC_Track(self);
+    }
+}
 
 /* ---- invoke.c ---- */
 

@@ -16,7 +16,7 @@ typedef struct TulipLoop {
     PyTypeObject *callback_type;    /* strong: of the free memory, too */
     PyTypeObject *timer_type;       /* strong */
     TulipCallback *free;            /* memory for new handles, a list */
-    unsigned free_count;
+    int free_count;
     bool stopping;
     bool closed;
     bool debug;

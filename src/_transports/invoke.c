@@ -207,8 +207,8 @@ run_watched(TulipLoop *self, TulipCallback *handle)
 static inline void
 release(TulipCallback *handle)
 {
-    if (Py_REFCNT(handle) > 1 && !PyObject_GC_IsTracked((PyObject *)handle)) {
-        PyObject_GC_Track(handle);
+    if (Py_REFCNT(handle) > 1) {
+        tulip_callback_track(handle);
     }
     Py_DECREF(handle);
 }

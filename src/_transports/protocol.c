@@ -7,6 +7,28 @@
 
 /* ---- calling it ---- */
 
+/* Debug mode's look at how long a call took; what is raised stays. */
+static void
+warn_if_slow(TulipStream *self, PyObject *what, int64_t begin)
+{
+    double seconds = (double)(tulip_now() - begin) / 1e9;
+    PyObject *raised, *result;
+    if (seconds < self->loop->slow_callback_duration) {
+        return;
+    }
+    raised = PyErr_GetRaisedException();
+    result = PyObject_CallMethod(self->loop->st->logger, "warning", "sOOd",
+                                 "Executing %s of %r took %.3f seconds", what,
+                                 (PyObject *)self, seconds);
+    if (result == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(result);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
 PyObject *
 tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
                         PyObject *arg)
@@ -14,6 +36,7 @@ tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
     PyObject *args[3] = {NULL, self->protocol, arg};
     PyObject *protocol = Py_NewRef(self->protocol), *context = self->context;
     PyObject *result = NULL;
+    int64_t begin = self->loop->debug ? tulip_now() : 0;
     int with_self = (self->flags & bare) != 0;
 
     Py_INCREF(function);    /* set_protocol() may be called */
@@ -22,6 +45,9 @@ tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
             function, args + 2 - with_self,
             (size_t)(1 + with_self) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
         (void)PyContext_Exit(context);
+    }
+    if (begin != 0) {
+        warn_if_slow(self, function, begin);
     }
     Py_DECREF(function);
     Py_DECREF(protocol);
@@ -33,10 +59,14 @@ tulip_stream_call(TulipStream *self, PyObject *name, PyObject *arg)
 {
     PyObject *protocol = Py_NewRef(self->protocol), *result = NULL;
     PyObject *context = self->context;
+    int64_t begin = self->loop->debug ? tulip_now() : 0;
     if (PyContext_Enter(context) == 0) {
         result = arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
                              : PyObject_CallMethodOneArg(protocol, name, arg);
         (void)PyContext_Exit(context);
+    }
+    if (begin != 0) {
+        warn_if_slow(self, name, begin);
     }
     Py_DECREF(protocol);
     return result;

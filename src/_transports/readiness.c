@@ -447,7 +447,7 @@ add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
     if (handle == NULL) {
         return NULL;
     }
-    PyObject_GC_Track(handle);
+    tulip_callback_track(handle);
     self = watch(loop, fd, event);
     if (self == NULL) {
         Py_DECREF(handle);

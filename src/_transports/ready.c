@@ -77,7 +77,7 @@ tulip_loop_enqueue(TulipLoop *self, TulipCallback *handle)
         return -1;
     }
     if (self->thread_id == 0) {
-        PyObject_GC_Track(handle);
+        tulip_callback_track(handle);
     }
     return 0;
 }
@@ -87,10 +87,7 @@ tulip_loop_track_ready(TulipLoop *self)
 {
     const TulipRing *ring = &self->ready;
     for (size_t i = ring->head; i != ring->tail; i++) {
-        TulipCallback *handle = ring->items[i & (ring->capacity - 1)];
-        if (!PyObject_GC_IsTracked((PyObject *)handle)) {
-            PyObject_GC_Track(handle);
-        }
+        tulip_callback_track(ring->items[i & (ring->capacity - 1)]);
     }
 }
 

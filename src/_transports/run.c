@@ -199,6 +199,7 @@ tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
     self->stopping = false;
     self->thread_id = 0;
     tulip_loop_track_ready(self);
+    tulip_timers_track(&self->timers);
     api->loop_run_end(self->uv_loop);
     if (rc < 0) {
         return NULL;

@@ -47,6 +47,7 @@ typedef struct TulipWrite {
     struct TulipStream *owner;      /* while sending; NULL: the owner is gone */
     const UvtCAPI *api;
     unsigned first, count, capacity;    /* pieces first .. count - 1 wait */
+    size_t room;                    /* left in the last one, for small ones */
     PyObject **pieces;              /* exact bytes, each keeps ... */
     uv_buf_t *bufs;                 /* ... this memory */
 } TulipWrite;
@@ -204,8 +205,6 @@ UVT_CHECKED int tulip_queue_bytes(TulipStream *self, PyObject *piece);
 UVT_CHECKED int tulip_queue_part(TulipStream *self, PyObject *piece, char *base,
                                  size_t len);
 UVT_CHECKED int tulip_queue_copy(TulipStream *self, const char *base, size_t len);
-/* Makes room for `more` pieces. */
-UVT_CHECKED int tulip_queue_unfold(TulipStream *self, size_t more);
 /* Sees to it that what was queued is sent, and to flow control. */
 void tulip_queue_done(TulipStream *self);
 

@@ -176,11 +176,11 @@ static int
 enqueue(TulipLoop *self, TulipCallback *handle)
 {
 #ifdef Py_GIL_DISABLED
-    PyObject_GC_Track(handle);
+    tulip_callback_track(handle);
     return tulip_ring_push(&self->inbox, handle);
 #else
     if (self->thread_id == 0) {
-        PyObject_GC_Track(handle);
+        tulip_callback_track(handle);
     }
     return tulip_ring_push(&self->ready, handle);
 #endif

@@ -121,6 +121,7 @@ void
 tulip_timers_remove(TulipTimers *self, TulipCallback *timer)
 {
     take_out(self, timer->heap_index);
+    tulip_callback_track(timer);
     Py_DECREF(timer);
 }
 
@@ -158,6 +159,18 @@ tulip_timers_clear(TulipTimers *self)
         Py_DECREF(old.items[i].timer);
     }
     PyMem_Free(old.items);
+}
+
+void
+tulip_timers_track(TulipTimers *self)
+{
+    if (!self->untracked) {
+        return;
+    }
+    self->untracked = false;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        tulip_callback_track(self->items[i].timer);
+    }
 }
 
 /* ---- the uv timer ---- */
@@ -282,7 +295,12 @@ schedule(TulipLoop *self, const TulipCall *call, double when)
         return NULL;
     }
     timer->when = when;
-    PyObject_GC_Track(timer);
+    if (self->thread_id == 0) {
+        tulip_callback_track(timer);
+    }
+    else {
+        self->timers.untracked = true;
+    }
     if (tulip_timers_push(&self->timers, timer, deadline) < 0) {
         Py_DECREF(timer);
         return NULL;

@@ -16,15 +16,19 @@ typedef struct TulipTimers {
     TulipTimerItem *items;
     Py_ssize_t count, capacity;
     uint64_t sequence;
+    bool untracked;             /* some of them are not tracked */
 } TulipTimers;
 
 /* -1 with MemoryError.  Takes a new reference. */
 UVT_CHECKED int tulip_timers_push(TulipTimers *self, TulipCallback *timer,
                                   int64_t deadline);
-/* Takes a cancelled timer out at once; drops the heap's reference. */
+/* Takes a cancelled timer out at once and tracks it, for whoever cancels it;
+ * drops the heap's reference. */
 void tulip_timers_remove(TulipTimers *self, TulipCallback *timer);
 /* The first one if its deadline is not after now, else NULL. */
 UVT_NEW TulipCallback *tulip_timers_pop_due(TulipTimers *self, int64_t now);
+/* The run ends: tracks what is in the heap. */
+void tulip_timers_track(TulipTimers *self);
 int tulip_timers_traverse(TulipTimers *self, visitproc visit, void *arg);
 void tulip_timers_clear(TulipTimers *self);
 

@@ -1,5 +1,6 @@
-/* StreamTransport: the type, its life cycle, close and abort.  All functions run attached, on the thread that runs the loop or
- * while none does; finalising may come from any thread.
+/* StreamTransport: the type, its life cycle, close and abort.  All functions run
+ * attached, on the thread that runs the loop or while none does; finalising may
+ * come from any thread.
  *
  * stream.h lists the edges.  While the handle is open the loop holds it and it
  * holds the transport; connection_lost closes the handle, and when that is done
@@ -382,7 +383,8 @@ PyDoc_STRVAR(set_protocol_doc,
 static PyObject *
 stream_set_protocol(TulipStream *self, PyObject *protocol)
 {
-    if (!tulip_stream_check_thread(self) || tulip_stream_use_protocol(self, protocol) < 0) {
+    if (!tulip_stream_check_thread(self)
+        || tulip_stream_use_protocol(self, protocol) < 0) {
         return NULL;
     }
     tulip_stream_update_consumer(self);

@@ -103,6 +103,18 @@ write_view(TulipStream *self, PyObject *data)
     return rc;
 }
 
+static inline int
+write_piece(TulipStream *self, PyObject *data)
+{
+    if (!PyBytes_CheckExact(data)) {
+        return write_view(self, data);
+    }
+    if (PyBytes_GET_SIZE(data) == 0) {
+        return 0;
+    }
+    return tulip_queue_bytes(self, data) < 0 ? -1 : 1;
+}
+
 PyDoc_STRVAR(write_doc,
 "write($self, data, /)\n--\n\n"
 "Send data: bytes, bytearray or memoryview.  It leaves when the callback that\n"
@@ -114,9 +126,8 @@ PyDoc_STRVAR(write_doc,
 static PyObject *
 stream_write(TulipStream *self, PyObject *data)
 {
-    bool exact = PyBytes_CheckExact(data);
     int rc;
-    if (!exact && !check_data(data)) {
+    if (!PyBytes_CheckExact(data) && !check_data(data)) {
         return NULL;
     }
     if (self->flags & (TULIP_EOF_SENT | TULIP_LOST)) {
@@ -134,15 +145,7 @@ stream_write(TulipStream *self, PyObject *data)
         }
         Py_RETURN_NONE;
     }
-    if (!exact) {
-        rc = write_view(self, data);
-    }
-    else if (PyBytes_GET_SIZE(data) == 0) {
-        rc = 0;
-    }
-    else {
-        rc = tulip_queue_bytes(self, data) < 0 ? -1 : 1;
-    }
+    rc = write_piece(self, data);
     if (rc < 0) {
         return NULL;
     }
@@ -152,43 +155,61 @@ stream_write(TulipStream *self, PyObject *data)
     Py_RETURN_NONE;
 }
 
-/* All pieces are checked before the first one is queued. */
+/* Queues exact bytes only, which calls nothing that could change `items`. */
 static int
-writelines_queue(TulipStream *self, PyObject *const *items, Py_ssize_t count)
+queue_all_bytes(TulipStream *self, PyObject *const *items, Py_ssize_t count)
 {
-    int queued = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!PyBytes_CheckExact(items[i]) && !check_data(items[i])) {
+        if (PyBytes_GET_SIZE(items[i]) > 0
+            && tulip_queue_bytes(self, items[i]) < 0) {
             return -1;
         }
     }
-    if ((size_t)count >= UINT_MAX / (2 * sizeof(uv_buf_t))) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    if (count > 1 && tulip_queue_unfold(self, (size_t)count) < 0) {
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = items[i];
-        if (!PyBytes_CheckExact(item)) {
-            int rc = write_view(self, item);
-            if (rc < 0) {
-                return -1;
-            }
-            queued |= rc;
+    return self->queued > 0;
+}
+
+static int
+queue_all(TulipStream *self, PyObject *const *items, Py_ssize_t count)
+{
+    int queued = 0;
+    for (Py_ssize_t i = 0; i < count && !(self->flags & TULIP_LOST); i++) {
+        int rc = write_piece(self, items[i]);
+        if (rc < 0) {
+            return -1;
         }
-        else if (PyBytes_GET_SIZE(item) > 0) {
-            if (tulip_queue_bytes(self, item) < 0) {
-                return -1;
-            }
-            queued = 1;
-        }
-        if (self->flags & TULIP_LOST) {
-            return 0;
-        }
+        queued |= rc;
     }
     return queued;
+}
+
+/* All are checked before the first one is queued.  Returns as write_view. */
+static int
+writelines(TulipStream *self, PyObject *list)
+{
+    PyObject *const *items = PySequence_Fast_ITEMS(list);
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(list);
+    bool exact = true;
+    PyObject *tuple;
+    int rc;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!PyBytes_CheckExact(items[i])) {
+            exact = false;
+            if (!check_data(items[i])) {
+                return -1;
+            }
+        }
+    }
+    if (exact) {
+        return queue_all_bytes(self, items, count);
+    }
+    tuple = PySequence_Tuple(list);
+    if (tuple == NULL) {
+        return -1;
+    }
+    rc = queue_all(self, PySequence_Fast_ITEMS(tuple),
+                   PySequence_Fast_GET_SIZE(tuple));
+    Py_DECREF(tuple);
+    return rc;
 }
 
 PyDoc_STRVAR(writelines_doc,
@@ -205,22 +226,18 @@ stream_writelines(TulipStream *self, PyObject *arg)
                         "Cannot call writelines() after write_eof()");
         return NULL;
     }
-    /* A list can be changed by what a flush calls. */
-    list = PySequence_Tuple(arg);
+    list = PySequence_Fast(arg, "list_of_data must be iterable");
     if (list == NULL) {
         return NULL;
     }
-    if (self->flags & TULIP_LOST) {
-        if (PyTuple_GET_SIZE(list) > 0) {
-            rc = count_lost_write(self);
-        }
-    }
-    else {
-        rc = writelines_queue(self, &PyTuple_GET_ITEM(list, 0),
-                              PyTuple_GET_SIZE(list));
+    if (!(self->flags & TULIP_LOST)) {
+        rc = writelines(self, list);
         if (rc > 0) {
             tulip_queue_done(self);
         }
+    }
+    else if (PySequence_Fast_GET_SIZE(list) > 0) {
+        rc = count_lost_write(self);
     }
     Py_DECREF(list);
     if (rc < 0) {

@@ -3,7 +3,8 @@
  * All functions run on the loop's thread, attached; queueing may happen in any.
  *
  * A piece is an exact bytes object (or a part of one) that the queue owns a
- * reference to; whatever can change is copied when it has to wait.  A TulipWrite
+ * reference to; whatever can change is copied when it has to wait, and many small
+ * ones are copied together.  A TulipWrite
  * belongs to its transport until uv_write takes it, and then to libuv.
  */
 #include "stream.h"
@@ -12,6 +13,11 @@
 /* What one call of writev takes. */
 #define MAX_BUFS 1024
 #define FIRST_CAPACITY 8
+/* From the ninth on, small pieces are copied together: the kernel takes longer
+ * for one that it has to look for (40 ns) than copying 256 bytes does. */
+#define GATHER_AFTER 8
+#define GATHER_MAX 256
+#define HEAP_SIZE (16 * 1024 - 64)
 
 /* ---- write blocks ---- */
 
@@ -41,6 +47,7 @@ block_new(TulipStream *self, unsigned capacity)
     block->owner = NULL;
     block->api = tulip_stream_api(self);
     block->first = block->count = 0;
+    block->room = 0;
     block_layout(block, capacity);
     return block;
 }
@@ -54,30 +61,26 @@ block_free(TulipWrite *block)
     PyMem_Free(block);
 }
 
-/* Room for `more` pieces in self->queue. */
+/* Room for one more piece in self->queue; the first one may be waiting in
+ * self->pending. */
 static int
-block_reserve(TulipStream *self, size_t more)
+block_reserve(TulipStream *self)
 {
     TulipWrite *block = self->queue, *grown;
-    unsigned waiting, capacity;
+    unsigned waiting;
     if (block == NULL) {
-        capacity = more > FIRST_CAPACITY ? (unsigned)more : FIRST_CAPACITY;
-        self->queue = block_new(self, capacity);
+        self->queue = block_new(self, FIRST_CAPACITY);
         return self->queue == NULL ? -1 : 0;
     }
-    if (block->capacity - block->count >= more) {
+    if (block->count < block->capacity) {
         return 0;
     }
     waiting = block->count - block->first;
-    if (more > (UINT_MAX / 2 - waiting) / sizeof(uv_buf_t)) {
+    if (waiting > UINT_MAX / 4) {
         PyErr_NoMemory();
         return -1;
     }
-    capacity = waiting + (unsigned)more;
-    if (capacity < 2 * block->capacity) {
-        capacity = 2 * block->capacity;
-    }
-    grown = block_new(self, capacity);
+    grown = block_new(self, 2 * block->capacity);
     if (grown == NULL) {
         return -1;
     }
@@ -86,6 +89,7 @@ block_reserve(TulipStream *self, size_t more)
     memcpy(grown->pieces, block->pieces + block->first,
            waiting * sizeof(PyObject *));
     grown->count = waiting;
+    grown->room = block->room;
     PyMem_Free(block);
     self->queue = grown;
     return 0;
@@ -100,6 +104,7 @@ block_add(TulipWrite *block, UVT_STEALS(2) PyObject *piece, char *base,
     block->bufs[block->count].base = base;
     block->bufs[block->count].len = len;
     block->count++;
+    block->room = 0;
 }
 
 /* Forgets the first n bytes. */
@@ -121,12 +126,12 @@ block_consume(TulipWrite *block, size_t n)
 
 /* ---- queueing ---- */
 
-/* Moves the single piece into a block with room for `more` others. */
-int
-tulip_queue_unfold(TulipStream *self, size_t more)
+/* Moves the single piece into a block. */
+static int
+unfold(TulipStream *self)
 {
     PyObject *piece = self->pending;
-    if (block_reserve(self, more + (piece != NULL)) < 0) {
+    if (block_reserve(self) < 0) {
         return -1;
     }
     if (piece != NULL) {
@@ -137,11 +142,49 @@ tulip_queue_unfold(TulipStream *self, size_t more)
     return 0;
 }
 
-/* Appends a part of an exact bytes object. */
+/* Appends a copy to the heap of small pieces, which is the last piece or becomes
+ * it. */
+static int
+gather(TulipStream *self, const char *base, size_t len)
+{
+    TulipWrite *block = self->queue;
+    uv_buf_t *last;
+    if (block->room < len) {
+        PyObject *heap = PyBytes_FromStringAndSize(NULL, HEAP_SIZE);
+        if (heap == NULL) {
+            return -1;
+        }
+        if (block_reserve(self) < 0) {
+            Py_DECREF(heap);
+            return -1;
+        }
+        block = self->queue;
+        block_add(block, heap, PyBytes_AS_STRING(heap), 0);
+        block->room = HEAP_SIZE;
+    }
+    last = &block->bufs[block->count - 1];
+    memcpy(last->base + last->len, base, len);
+    last->len += len;
+    block->room -= len;
+    self->queued += len;
+    return 0;
+}
+
+static bool
+is_gathered(const TulipStream *self, size_t len)
+{
+    return len <= GATHER_MAX && self->queue != NULL
+        && self->queue->count - self->queue->first >= GATHER_AFTER;
+}
+
 int
 tulip_queue_part(TulipStream *self, PyObject *piece, char *base, size_t len)
 {
-    if (tulip_queue_unfold(self, 1) < 0) {
+    if (is_gathered(self, len)) {
+        return gather(self, base, len);
+    }
+    if ((self->pending != NULL && unfold(self) < 0)
+        || block_reserve(self) < 0) {
         return -1;
     }
     block_add(self->queue, Py_NewRef(piece), base, len);
@@ -164,8 +207,12 @@ tulip_queue_bytes(TulipStream *self, PyObject *piece)
 int
 tulip_queue_copy(TulipStream *self, const char *base, size_t len)
 {
-    PyObject *copy = PyBytes_FromStringAndSize(base, (Py_ssize_t)len);
+    PyObject *copy;
     int rc;
+    if (is_gathered(self, len)) {
+        return gather(self, base, len);
+    }
+    copy = PyBytes_FromStringAndSize(base, (Py_ssize_t)len);
     if (copy == NULL) {
         return -1;
     }
@@ -292,7 +339,7 @@ send_pending(TulipStream *self)
     if (rc < 0 && rc != UV_EAGAIN) {
         return rc;
     }
-    if (tulip_queue_unfold(self, 0) < 0) {
+    if (unfold(self) < 0) {
         PyErr_Clear();
         return UV_ENOMEM;
     }

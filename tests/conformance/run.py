@@ -123,6 +123,8 @@ def install_loop() -> Callable[[], asyncio.AbstractEventLoop]:
         if name in vars(asyncio):
             setattr(asyncio, name, uvtulip.EventLoopPolicy)
     asyncio.SelectorEventLoop = uvtulip.Loop  # type: ignore[misc, assignment]
+    if hasattr(asyncio, "EventLoop"):
+        asyncio.EventLoop = uvtulip.Loop
     asyncio.set_event_loop_policy(uvtulip.EventLoopPolicy())
     return uvtulip.new_event_loop
 

@@ -89,9 +89,10 @@ def test_other_threads_are_refused(loop):
     loop.call_soon(thread.start)
     loop.run_forever()
     thread.join(30)
-    assert refused == [
+    text = (
         "Non-thread-safe operation invoked on an event loop other than the current one"
-    ] * 6
+    )
+    assert refused == [text] * 6
 
 
 def test_other_threads_may_while_nobody_runs_it(loop):

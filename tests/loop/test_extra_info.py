@@ -8,7 +8,7 @@ import socket
 import pytest
 
 import aiosupport
-from aiosupport import open_descriptors, run, turns
+from aiosupport import open_descriptors, run, turns, until
 from streamsupport import Events, connect, handle_of, tcp_pair
 from uvtulip import uv
 from uvtulip._transports import StreamTransport
@@ -126,7 +126,7 @@ def test_uv_handle():
             await protocol.lost
             await turns()
             assert handle.closed
-            assert transport.get_extra_info("uv_handle") is None
+            await until(lambda: transport.get_extra_info("uv_handle") is None)
             assert transport.get_extra_info("uv_handle", 1) == 1
 
     run(main())

@@ -418,9 +418,7 @@ def test_a_number_that_is_used_again(loop, make, removed, between, alive):
         turn(loop)
     fd, new = same_number(fd, make)
     try:
-        loop.add_reader(
-            fd, lambda: (seen.append(os.read(fd, 10)), loop.stop())
-        )
+        loop.add_reader(fd, lambda: (seen.append(os.read(fd, 10)), loop.stop()))
         os.write(new, b"right")
         loop.run_forever()
         assert seen == [b"right"]

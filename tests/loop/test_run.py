@@ -44,7 +44,9 @@ def test_states(loop):
         seen.append((loop.is_running(), loop._thread_id))
         loop._check_thread()
 
-    assert (loop.is_running(), loop.is_closed(), loop._thread_id) == (False, False, None)
+    assert not loop.is_running()
+    assert not loop.is_closed()
+    assert loop._thread_id is None
     loop.call_soon(look)
     turn(loop)
     assert seen == [(True, threading.get_ident())]

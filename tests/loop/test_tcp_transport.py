@@ -7,13 +7,14 @@ import logging
 import os
 import socket
 import threading
+import time
 import warnings
 import weakref
 
 import pytest
 
 import uvtulip
-from aiosupport import LIMIT, run, turns
+from aiosupport import LIMIT, run, turns, until
 from streamsupport import Events, Peer, connect, fill, handle_of, tcp_pair
 from uvtulip import uv
 from uvtulip._transports import EventLoop, StreamTransport
@@ -224,8 +225,7 @@ def test_references_are_given_up():
             await turns()
             protocol.transport = None
             del transport, protocol, handle
-            await turns()
-            assert [ref() for ref in dead] == [None, None, None]
+            await until(lambda: all(ref() is None for ref in dead))
 
     run(main())
 
@@ -419,6 +419,60 @@ def test_much_data_both_ways():
             assert await peer.exactly(len(data)) == data
             await sending
         await protocol.lost
+
+    run(main())
+
+
+def test_sizes_of_reads():
+    """Much and little by turns: the transport changes its way of reading."""
+
+    async def main():
+        protocol = Events()
+        transport, peer = await connect(protocol)
+        with peer:
+            expected = bytearray()
+            for size in [1, 300_000, 300_000, 300_000, 2, 3, 4, 5, 6, 500_000, 7, 8]:
+                data = os.urandom(size)
+                expected += data
+                await peer.send(data)
+                await protocol.until(len(expected))
+                if size == 4:
+                    transport.pause_reading()
+                    await turns()
+                    transport.resume_reading()
+            assert protocol.data == expected
+            await peer.send(bytes(1 << 20))
+            peer.close()
+            assert await protocol.lost is None
+            assert len(protocol.data) == len(expected) + (1 << 20)
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["pause_reading", "close", "abort", "raise"])
+def test_inside_a_large_read(action):
+    class Acts(Events):
+        def data_received(self, data):
+            super().data_received(data)
+            if len(self.data) > 400_000 and not self.transport.is_closing():
+                if action == "raise":
+                    raise OSError("not reported")
+                getattr(self.transport, action)()
+
+    async def main():
+        protocol = Acts()
+        transport, peer = await connect(protocol)
+        with peer:
+            sending = asyncio.ensure_future(peer.send(b"x" * (8 << 20)))
+            while len(protocol.data) <= 400_000:
+                await asyncio.sleep(0.001)
+            count = len(protocol.data)
+            await asyncio.sleep(0.02)
+            assert len(protocol.data) == count
+            transport.close()
+            await protocol.lost
+            sending.cancel()
+            await asyncio.wait([sending])
 
     run(main())
 
@@ -764,6 +818,32 @@ def test_debug_messages(caplog):
         assert f"write=<idle, bufsize=0>> {part}" in text
 
 
+def test_slow_callbacks_are_logged(caplog):
+    class Slow(Events):
+        def data_received(self, data):
+            time.sleep(0.02)
+            super().data_received(data)
+
+        def eof_received(self):
+            time.sleep(0.02)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        _, peer = await connect(protocol := Slow())
+        loop.slow_callback_duration = 0.02
+        with peer:
+            await peer.send(b"x")
+            await protocol.until(1)
+        await protocol.lost
+        loop.slow_callback_duration = 10
+
+    run(main(), debug=True)
+    slow = [r.getMessage() for r in caplog.records if "Executing" in r.getMessage()]
+    assert len(slow) >= 2
+    assert "data_received" in slow[0] and " seconds" in slow[0]
+    assert any("eof_received" in line for line in slow)
+
+
 # ---- the handle below ----
 
 
@@ -787,9 +867,9 @@ def test_handle_closed_under_the_transport(closing):
             error = await protocol.lost
             if error is not None:
                 assert isinstance(error, OSError)
+            await until(lambda: transport.get_extra_info("uv_handle") is None)
             await turns()
             assert protocol.events.count("lost") == 1
-            assert transport.get_extra_info("uv_handle") is None
             transport.close()
             await peer.rest()
 

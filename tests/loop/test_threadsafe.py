@@ -168,9 +168,7 @@ def test_from_a_signal_handler(loop):
 
     old = signal.signal(signal.SIGUSR1, handler)
     try:
-        watchdog = threading.Timer(
-            0.05, os.kill, args=(os.getpid(), signal.SIGUSR1)
-        )
+        watchdog = threading.Timer(0.05, os.kill, args=(os.getpid(), signal.SIGUSR1))
         watchdog.start()
         loop.call_later(LIMIT, loop.stop)
         loop.run_forever()

@@ -320,6 +320,35 @@ def test_order_of_small_and_large():
     run(main())
 
 
+def test_many_small_pieces_among_others():
+    """Small ones are copied together from the ninth on; the order stays."""
+
+    async def main():
+        transport, peer = await connect(Events())
+        expected = bytearray()
+        sizes = [1, 100, 256, 257, 3, 1000, 255, 20000, 16, 0, 90]
+        for full in (False, True):
+            if full:
+                total = fill(transport)
+            for i in range(1500):
+                data = bytes([i % 251]) * sizes[i % len(sizes)]
+                expected += data
+                transport.write((bytes, bytearray, memoryview)[i % 3](data))
+                if i % 100 == 50:
+                    lines = [bytes([j]) * (j % 40) for j in range(200)]
+                    transport.writelines(lines)
+                    expected += b"".join(lines)
+                    transport.writelines(map(bytearray, lines))
+                    expected += b"".join(lines)
+            if full:
+                await peer.exactly(total)
+            assert await peer.exactly(len(expected)) == expected
+            expected.clear()
+        await ended(transport, peer)
+
+    run(main())
+
+
 # ---- writelines ----
 
 
@@ -328,7 +357,10 @@ def test_writelines():
         transport, peer = await connect(Events())
         transport.writelines([])
         transport.writelines([b"a"])
-        transport.writelines((b"b", bytearray(b"c"), memoryview(b"d"), b""))
+        mixed = [b"b", bytearray(b"c"), memoryview(b"d"), b""]
+        transport.writelines(mixed)
+        mixed[1].extend(b"!")
+        mixed.clear()
         transport.writelines(bytes([c]) for c in b"efg")
         transport.writelines([b"", b"h", b""])
         assert await peer.exactly(8) == b"abcdefgh"

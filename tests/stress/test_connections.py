@@ -168,21 +168,23 @@ def test_nothing_grows():
     unhandled = []
     loop = uvtulip.new_event_loop()
     loop.set_exception_handler(lambda loop, context: unhandled.append(context))
+    measured = []
     try:
-        loop.run_until_complete(round_of(CONNECTIONS // 4))
-        loop.run_until_complete(asyncio.sleep(0.01))
-        before = measure()
-        loop.run_until_complete(round_of(CONNECTIONS // 2))
-        loop.run_until_complete(round_of(CONNECTIONS // 4))
-        loop.run_until_complete(asyncio.sleep(0.01))
-        after = measure()
+        for _ in range(4):
+            loop.run_until_complete(round_of(CONNECTIONS // 4))
+            loop.run_until_complete(asyncio.sleep(0.01))
+            measured.append(measure())
     finally:
         loop.close()
     assert unhandled == []
+    before, between, after = measured[1:]
     assert after[:2] == before[:2]
     assert after[3] == before[3]
     assert abs(after[2] - before[2]) < 50
-    assert abs(after[4] - before[4]) < 300
+    # A block lost in one of the ways would be more than this in each round; free
+    # lists fill up more and more slowly.
+    grown = min(after[4] - between[4], between[4] - before[4])
+    assert grown < CONNECTIONS // 4 // len(WAYS)
 
 
 def test_loops_with_open_connections():
