@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import socket
 import sys
 from asyncio.log import logger
@@ -116,8 +115,9 @@ class ConnectingLoop(ResolvingLoop):
     ) -> tuple[asyncio.Transport, _P]:
         """Connect by TCP to a host, or take over a connected socket.
 
-        Returns (transport, protocol).  With `sock` the descriptor moves to the
-        transport; when this fails or is cancelled, the socket stays as it was.
+        Returns (transport, protocol).  With `sock` the transport works on that
+        socket, and closes it at its own end; when this fails or is cancelled, the
+        socket stays as it was.
         """
         refuse_tls(
             "create_connection",
@@ -194,7 +194,7 @@ class ConnectingLoop(ResolvingLoop):
     # ---- from a handle or a socket to a transport ----
 
     async def _start_transport(
-        self, handle: TCP, protocol: _P
+        self, handle: TCP, protocol: _P, given: socket.socket | None = None
     ) -> tuple[asyncio.Transport, _P]:
         waiter = self.create_future()
         try:
@@ -202,9 +202,14 @@ class ConnectingLoop(ResolvingLoop):
         except BaseException:
             handle.close()
             raise
+        if given is not None:
+            from .sockets import GivenSocket
+
+            transport._show_socket(GivenSocket(given))
         try:
             await waiter
         except BaseException:
+            transport._show_socket(None)  # Not ours to close.
             transport.close()
             raise
         return transport, protocol
@@ -214,33 +219,26 @@ class ConnectingLoop(ResolvingLoop):
     ) -> tuple[asyncio.Transport, _P]:
         """Make a transport of a connected socket.
 
-        The handle works on a second descriptor until nothing can go wrong any
-        more, so that the caller's can be given back.
+        The handle gets a descriptor of its own, since the caller may go on
+        asking the socket, and gets it back when this fails.
         """
         sock.getpeername()  # Raises unless it is connected.
         timeout = sock.gettimeout()
         protocol = protocol_factory()
         handle = TCP(self.uv_loop)
         try:
-            fd = os.dup(sock.fileno())
-            try:
-                handle.open(fd)
-            except BaseException:
-                os.close(fd)
-                raise
+            with sock.dup() as twin:
+                open_detached(handle, twin)
         except BaseException:
             handle.close()
             sock.settimeout(timeout)
             raise
         try:
-            made = await self._start_transport(handle, protocol)
+            sock.setblocking(False)
+            return await self._start_transport(handle, protocol, sock)
         except BaseException:
             sock.settimeout(timeout)
             raise
-        fd = sock.detach()
-        if fd >= 0:
-            os.close(fd)
-        return made
 
     # ---- attempts ----
 

@@ -83,6 +83,16 @@ class TransportSocket(trsock.TransportSocket):
         self._sock.detach()
 
 
+class GivenSocket(TransportSocket):
+    """The same for a socket that the user gave: it is the transport's now, and is
+    closed together with the handle, which has a descriptor of its own."""
+
+    __slots__ = ()
+
+    def detach(self) -> None:
+        self._sock.close()
+
+
 def borrow(fd: int) -> TransportSocket:
     """Show the socket behind `fd`, which stays the property of its handle."""
     sock = _Borrowed(fileno=fd)

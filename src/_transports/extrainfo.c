@@ -29,6 +29,17 @@ borrow_socket(TulipStream *self)
     return sock;
 }
 
+PyObject *
+tulip_stream_show_socket(TulipStream *self, PyObject *sock)
+{
+    TulipRare *rare = tulip_stream_rare(self);
+    if (rare == NULL) {
+        return NULL;
+    }
+    Py_XSETREF(rare->socket, sock != Py_None ? Py_NewRef(sock) : NULL);
+    Py_RETURN_NONE;
+}
+
 /* What is not in self->extra; NULL without an exception: no such name. */
 static PyObject *
 ask_extra(TulipStream *self, PyObject *name)

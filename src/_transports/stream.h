@@ -161,6 +161,7 @@ void tulip_stream_leave_server(TulipStream *self);
 
 /* ---- extrainfo.c ---- */
 
+PyObject *tulip_stream_show_socket(TulipStream *self, PyObject *sock);
 PyObject *tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
                                       PyObject *kwds);
 PyObject *tulip_stream_repr(TulipStream *self);

@@ -391,6 +391,11 @@ stream_set_protocol(TulipStream *self, PyObject *protocol)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(show_socket_doc,
+"_show_socket($self, sock, /)\n--\n\n"
+"Give this object as 'socket', and call its detach() when the handle is closed.\n"
+"None: the socket is made again when it is asked for.");
+
 PyDoc_STRVAR(get_extra_info_doc,
 "get_extra_info($self, name, default=None)\n--\n\n"
 "'socket' (shows the socket and borrows its descriptor), 'sockname', 'peername',\n"
@@ -400,6 +405,8 @@ static PyMethodDef stream_methods[] = {
     {"close", (PyCFunction)stream_close, METH_NOARGS, close_doc},
     {"abort", (PyCFunction)stream_abort, METH_NOARGS, abort_doc},
     {"_force_close", (PyCFunction)stream_force_close, METH_O, force_close_doc},
+    {"_show_socket", (PyCFunction)tulip_stream_show_socket, METH_O,
+     show_socket_doc},
     {"is_closing", (PyCFunction)stream_is_closing, METH_NOARGS, is_closing_doc},
     {"get_protocol", (PyCFunction)stream_get_protocol, METH_NOARGS,
      get_protocol_doc},

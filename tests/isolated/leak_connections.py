@@ -4,8 +4,9 @@ import asyncio
 import socket
 import struct
 
-import uvtulip
 from leakcheck import check
+
+import uvtulip
 
 RESET = struct.pack("ii", 1, 0)
 

@@ -3,6 +3,7 @@
 import socket
 
 from leakcheck import check
+
 from uvtulip import uv
 
 loop = uv.Loop()

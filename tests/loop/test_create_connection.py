@@ -479,8 +479,9 @@ def test_socket_is_taken_over(method, listener, no_leak):
         conn, _ = listener.accept()
         name = sock.getsockname()
         transport, protocol = await getattr(loop, method)(Recorder, sock=sock)
-        assert sock.fileno() == -1
+        assert sock.getsockname() == name
         assert transport.get_extra_info("sockname") == name
+        assert transport.get_extra_info("socket").fileno() == sock.fileno()
         conn.sendall(b"abc")
         await until(lambda: protocol.data == b"abc")
         transport.write(b"def")
@@ -489,6 +490,7 @@ def test_socket_is_taken_over(method, listener, no_leak):
         transport.close()
         await until(lambda: protocol.lost)
         assert conn.recv(1) == b""
+        assert sock.fileno() == -1
         conn.close()
 
     run(main())

@@ -209,7 +209,7 @@ def test_slow_callbacks_are_logged(loop, caplog):
     begin, took, seconds = message.rpartition(" took ")
     assert begin == f"Executing {text}"
     assert took and seconds.endswith(" seconds")
-    assert 0.02 <= float(seconds.split()[0]) < 10
+    assert float(seconds.split()[0]) >= 0.02
 
 
 def test_slow_timers_and_cancelled_ones_are_logged(loop, caplog):
