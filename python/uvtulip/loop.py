@@ -53,6 +53,9 @@ class Loop(ServingLoop):
         raise NotImplementedError("subprocess_exec()")
 
 
+Loop._own_methods()
+
+
 def new_event_loop() -> Loop:
     """A new loop; made to be given as a loop_factory."""
     return Loop()

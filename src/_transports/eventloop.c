@@ -492,6 +492,11 @@ PyDoc_STRVAR(remove_writer_doc,
 
 #define FAST(function) (PyCFunction)(void (*)(void))function
 
+PyDoc_STRVAR(own_methods_doc,
+"_own_methods($type, /)\n--\n\n"
+"Give a subclass method descriptors of its own: the interpreter's quick way to\n"
+"call one is only for instances of exactly the descriptor's type.");
+
 static PyMethodDef loop_methods[] = {
     {"call_soon", FAST(tulip_loop_py_call_soon),
      METH_FASTCALL | METH_KEYWORDS, call_soon_doc},
@@ -531,6 +536,8 @@ static PyMethodDef loop_methods[] = {
      check_thread_doc},
     {"_set_signal_hook", (PyCFunction)tulip_loop_py_set_signal_hook, METH_O,
      set_signal_hook_doc},
+    {"_own_methods", (PyCFunction)tulip_own_methods, METH_NOARGS | METH_CLASS,
+     own_methods_doc},
     {NULL},
 };
 

@@ -131,6 +131,54 @@ module_free(void *module)
     (void)module_clear((PyObject *)module);
 }
 
+static int
+own_method(PyObject *cls, PyObject *name, PyObject *inherited)
+{
+    PyObject *found, *method;
+    int rc = 0;
+    if (!PyObject_TypeCheck(inherited, &PyMethodDescr_Type)) {
+        return 0;
+    }
+    found = PyObject_GetAttr(cls, name);
+    if (found == NULL) {
+        return -1;
+    }
+    Py_DECREF(found);
+    if (found == inherited) {
+        method = PyDescr_NewMethod((PyTypeObject *)cls,
+                                   ((PyMethodDescrObject *)inherited)->d_method);
+        rc = method != NULL ? PyObject_SetAttr(cls, name, method) : -1;
+        Py_XDECREF(method);
+    }
+    return rc;
+}
+
+PyObject *
+tulip_own_methods(PyObject *cls, PyObject *Py_UNUSED(ignored))
+{
+    TulipState *st = tulip_state_of_type((PyTypeObject *)cls);
+    PyObject *inherited, *name, *value;
+    Py_ssize_t position = 0;
+    int rc = 0;
+    if (st == NULL || cls == (PyObject *)st->loop_type) {
+        Py_RETURN_NONE;
+    }
+    inherited = PyObject_CallFunction((PyObject *)&PyDict_Type, "N",
+                                      PyObject_GetAttrString(
+                                          (PyObject *)st->loop_type, "__dict__"));
+    if (inherited == NULL) {
+        return NULL;
+    }
+    while (rc == 0 && PyDict_Next(inherited, &position, &name, &value)) {
+        rc = own_method(cls, name, value);
+    }
+    Py_DECREF(inherited);
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
     UVT_MODULE_SLOTS

@@ -57,4 +57,8 @@ UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_add_type(PyObject *module, PyTypeObject **slot,
                                PyType_Spec *spec, PyObject *bases);
 
+/* Gives a class its own descriptor for each C method that it inherits, unless a
+ * class between has another attribute of that name; None. */
+UVT_NEW PyObject *tulip_own_methods(PyObject *cls, PyObject *unused);
+
 #endif

@@ -214,7 +214,7 @@ writelines(TulipStream *self, PyObject *list)
 
 PyDoc_STRVAR(writelines_doc,
 "writelines($self, list_of_data, /)\n--\n\n"
-"write() each member of an iterable; nothing is joined.");
+"write() each member of an iterable.");
 
 static PyObject *
 stream_writelines(TulipStream *self, PyObject *arg)
