@@ -15,12 +15,12 @@ from asyncio.log import logger
 
 from ._transports import StreamTransport
 from ._uv import TCP
-from .resolve import ResolvingLoop
+from .resolve import ResolvingLoop, interleaved, literal_info
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
     from .resolve import _AddrInfo, _SockAddr
@@ -65,19 +65,6 @@ def check_internet(method: str, sock: socket.socket) -> None:
         raise NotImplementedError(
             f"{method}(sock=...): this loop has no transport for {name}"
         )
-
-
-def interleaved(infos: Iterable[_AddrInfo], first: int) -> list[_AddrInfo]:
-    """Take the families in turn, after `first` addresses of the first one."""
-    queues: dict[int, list[_AddrInfo]] = {}
-    for info in infos:
-        queues.setdefault(info[0], []).append(info)
-    lists = list(queues.values())
-    result = lists[0][: first - 1]
-    del lists[0][: first - 1]
-    while any(lists):
-        result += [queue.pop(0) for queue in lists if queue]
-    return result
 
 
 def open_detached(handle: TCP, sock: socket.socket) -> None:
@@ -138,8 +125,13 @@ class ConnectingLoop(ResolvingLoop):
         elif host is None and port is None:
             raise ValueError("host and port was not specified and no sock specified")
         else:
-            infos = await self._resolve(
-                (host, port), family=family, proto=proto, flags=flags
+            info = literal_info(host, port, family, socket.SOCK_STREAM, proto)
+            infos = (
+                [info]
+                if info is not None
+                else await self._resolve(
+                    (host, port), family=family, proto=proto, flags=flags
+                )
             )
             local = None
             if local_addr is not None:
@@ -150,7 +142,12 @@ class ConnectingLoop(ResolvingLoop):
                 interleave = 1
             if interleave:
                 infos = interleaved(infos, interleave)
-            handle = await self._connect(infos, local, happy_eyeballs_delay, all_errors)
+            if len(infos) > 1 or local is not None or all_errors:
+                handle = await self._connect(
+                    infos, local, happy_eyeballs_delay, all_errors
+                )
+            else:
+                handle = await self._attempt(infos[0])
             try:
                 protocol = protocol_factory()
             except BaseException:
@@ -252,7 +249,7 @@ class ConnectingLoop(ResolvingLoop):
         """Connect to one of the addresses, or raise what kept us from it."""
         errors: list[list[OSError]] = []
         attempts: list[_Attempt] = [
-            functools.partial(self._attempt, info, local, errors) for info in infos
+            functools.partial(self._note_errors, info, local, errors) for info in infos
         ]
         found: list[OSError] = []
         handle = None
@@ -280,37 +277,49 @@ class ConnectingLoop(ResolvingLoop):
             errors.clear()
             found.clear()
 
-    async def _attempt(
+    async def _note_errors(
         self,
         info: _AddrInfo,
         local: list[_AddrInfo] | None,
         errors: list[list[OSError]],
     ) -> TCP:
-        """A connected handle.  What goes wrong is added to `errors`, as one list
-        for each attempt, in the order in which they begin."""
+        """As _attempt().  What goes wrong is added to `errors`, as one list for
+        each attempt, in the order in which they begin."""
         mine: list[OSError] = []
         errors.append(mine)
+        try:
+            return await self._attempt(info, local, mine)
+        except OSError as exc:
+            mine.append(exc)
+            raise
+        finally:
+            mine = []  # An error's traceback holds this frame.
+
+    async def _attempt(
+        self,
+        info: _AddrInfo,
+        local: list[_AddrInfo] | None = None,
+        errors: list[OSError] | None = None,
+    ) -> TCP:
+        """A connected handle.  With several local addresses, `errors` gets why
+        those before the last one could not be had."""
         family, kind, proto, _, address = info
         handle = TCP(self.uv_loop)
         try:
             if local is not None or proto not in (0, socket.IPPROTO_TCP):
                 # libuv can neither choose a protocol nor bind exclusively.
                 with socket.socket(family, kind, proto) as sock:
-                    if local is not None:
-                        mine += _bind_first(sock, local)
-                        if mine:
-                            raise mine.pop()
+                    if local is not None and errors is not None:
+                        errors += _bind_first(sock, local)
+                        if errors:
+                            raise errors.pop()
                     open_detached(handle, sock)
             await self._connect_handle(handle, address)
-        except OSError as exc:
-            handle.close()
-            mine.append(exc)
-            raise
         except BaseException:
             handle.close()
             raise
         finally:
-            mine = []  # An error's traceback holds this frame.
+            errors = None  # An error's traceback holds this frame.
         return handle
 
     async def _connect_handle(self, handle: TCP, address: _SockAddr) -> None:

@@ -18,7 +18,7 @@ from .core import CoreLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Executor, ThreadPoolExecutor
     from typing import Any, TypeVar, TypeVarTuple, Unpack
 
@@ -104,6 +104,19 @@ def literal_info(
     if found == socket.AF_INET6:
         return found, kind, proto, "", (name, number, flowinfo, scope_id)
     return found, kind, proto, "", (name, number)
+
+
+def interleaved(infos: Iterable[_AddrInfo], first: int) -> list[_AddrInfo]:
+    """Take the families in turn, after `first` addresses of the first one."""
+    queues: dict[int, list[_AddrInfo]] = {}
+    for info in infos:
+        queues.setdefault(info[0], []).append(info)
+    lists = list(queues.values())
+    result = lists[0][: first - 1]
+    del lists[0][: first - 1]
+    while any(lists):
+        result += [queue.pop(0) for queue in lists if queue]
+    return result
 
 
 def _settle(future: asyncio.Future[None]) -> None:
