@@ -205,6 +205,10 @@ extern const char tulip_write_failed[];
 UVT_CHECKED int tulip_queue_bytes(TulipStream *self, PyObject *piece);
 UVT_CHECKED int tulip_queue_part(TulipStream *self, PyObject *piece, char *base,
                                  size_t len);
+/* Copies small pieces, exact bytes, for as long as there is room that an earlier
+ * one has made; how many. */
+Py_ssize_t tulip_queue_small(TulipStream *self, PyObject *const *items,
+                             Py_ssize_t count);
 UVT_CHECKED int tulip_queue_copy(TulipStream *self, const char *base, size_t len);
 /* Sees to it that what was queued is sent, and to flow control. */
 void tulip_queue_done(TulipStream *self);

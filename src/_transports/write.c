@@ -164,6 +164,7 @@ queue_all_bytes(TulipStream *self, PyObject *const *items, Py_ssize_t count)
             && tulip_queue_bytes(self, items[i]) < 0) {
             return -1;
         }
+        i += tulip_queue_small(self, items + i + 1, count - i - 1);
     }
     return self->queued > 0;
 }

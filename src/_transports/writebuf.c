@@ -170,6 +170,33 @@ gather(TulipStream *self, const char *base, size_t len)
     return 0;
 }
 
+Py_ssize_t
+tulip_queue_small(TulipStream *self, PyObject *const *items, Py_ssize_t count)
+{
+    TulipWrite *block = self->queue;
+    Py_ssize_t i = 0;
+    size_t room;
+    uv_buf_t *last;
+    if (block == NULL || block->room == 0 || block->first == block->count) {
+        return 0;
+    }
+    last = &block->bufs[block->count - 1];
+    room = block->room;
+    for (char *end = last->base + last->len; i < count; i++) {
+        size_t len = (size_t)PyBytes_GET_SIZE(items[i]);
+        if (len > GATHER_MAX || len > room) {
+            break;
+        }
+        memcpy(end, PyBytes_AS_STRING(items[i]), len);
+        end += len;
+        room -= len;
+    }
+    last->len += block->room - room;
+    self->queued += block->room - room;
+    block->room = room;
+    return i;
+}
+
 static bool
 is_gathered(const TulipStream *self, size_t len)
 {
