@@ -4,21 +4,14 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import textwrap
 
 import pytest
+from websockets.asyncio import client as websockets
 
 from aiosupport import free_port
 from procsupport import EXAMPLES, LIMIT, launch, python
-
-websockets = pytest.importorskip("websockets.asyncio.client")
-pytest.importorskip("aiohttp")
-pytest.importorskip("uvicorn")
-pytest.importorskip("httptools")
-
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 
 ASGI = """
 import asyncio, hashlib, json
@@ -116,7 +109,6 @@ def curl(*args):
     return done.stdout
 
 
-@needs_curl
 def test_pages(server):
     for _ in range(5):
         assert b"uvtulip.loop" in curl(f"http://{server}/")
@@ -125,7 +117,6 @@ def test_pages(server):
     assert out.count(b"uvtulip.loop") == 20
 
 
-@needs_curl
 @pytest.mark.parametrize("how", ["whole", "chunked", "slow"])
 def test_uploads(server, folder, how):
     options = {
@@ -170,7 +161,6 @@ web.run_app(app, host="127.0.0.1", port={port})
 """
 
 
-@needs_curl
 def test_run_app_of_aiohttp():
     """It handles SIGINT itself, and returns."""
     port = free_port()
@@ -194,7 +184,6 @@ print(sock.fileno())
 """
 
 
-@needs_curl
 def test_uvicorn_with_a_socket_of_its_own(folder):
     with python("-c", GIVEN_SOCKET, cwd=folder) as program:
         address = program.line(OPEN)[1]
