@@ -22,7 +22,13 @@ BEHIND_MACROS = {
     "_Py_RefTotal",
     "_Py_TrueStruct",
     "_PyBytes_Resize",  # Documented, and part of the stable ABI.
+    "_PyObject_GC_New",
+    "_PyTrash_begin",  # Py_TRASHCAN_BEGIN and _END
+    "_PyTrash_cond",
+    "_PyTrash_end",
 }
+# What PY_SSIZE_T_CLEAN makes of the functions with a format, before 3.13.
+SSIZE_T_CLEAN = "_SizeT"
 
 
 def output(*command: str | pathlib.Path) -> list[str]:
@@ -41,7 +47,8 @@ def check(module: pathlib.Path) -> tuple[list[str], str]:
         problems.append(f"exports {exported}, and not only {init}")
     for line in output("nm", "-D", "--undefined-only", module):
         name = line.split()[-1].split("@")[0]
-        if re.match(r"_Py", name) and name not in BEHIND_MACROS:
+        private = re.match(r"_Py", name) and not name.endswith(SSIZE_T_CLEAN)
+        if private and name not in BEHIND_MACROS:
             problems.append(f"uses the private {name}")
         if name.startswith("PyGILState_"):
             problems.append(f"uses {name}")
