@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import collections
 import faulthandler
+import gc
 import importlib
 import importlib.util
 import json
@@ -24,6 +25,7 @@ import tempfile
 import types
 import unittest
 import unittest.mock
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -84,6 +86,10 @@ class Recorder(unittest.TestResult):
         outcome, detail = self.outcome or ("passed", "")
         self.emit(event="end", test=self.name(test), outcome=outcome, detail=detail)
         super().stopTest(test)
+        # What a failed test left open is not for the next one to be warned of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
 
     def record(self, test: Any, outcome: str, detail: str) -> None:
         if not isinstance(test, unittest.TestCase) and outcome == "failed":
