@@ -206,7 +206,8 @@ class ConnectingLoop(ResolvingLoop):
         try:
             await waiter
         except BaseException:
-            transport._show_socket(None)  # Not ours to close.
+            if given is not None:
+                transport._show_socket(None)  # Not ours to close.
             transport.close()
             raise
         return transport, protocol
