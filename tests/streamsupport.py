@@ -11,7 +11,9 @@ from uvtulip._transports import StreamTransport
 
 
 def tcp_pair(family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection."""
+    """Both ends of a connection: TCP, or of UNIX sockets."""
+    if family == socket.AF_UNIX:
+        return socket.socketpair()
     host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     with socket.socket(family) as listener:
         listener.bind((host, 0))
@@ -112,10 +114,14 @@ class Events(asyncio.Protocol):
         return bytes(self.data)
 
 
-def handle_of(sock: socket.socket, loop: Any = None) -> uv.TCP:
+def handle_of(sock: socket.socket, loop: Any = None) -> uv.TCP | uv.Pipe:
     """A raw handle that owns the socket's descriptor."""
     loop = loop or asyncio.get_running_loop()
-    handle = uv.TCP(loop.uv_loop)
+    handle: uv.TCP | uv.Pipe
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        handle = uv.TCP(loop.uv_loop)
+    else:
+        handle = uv.Pipe(loop.uv_loop)
     handle.open(sock.fileno())
     sock.detach()
     return handle

@@ -40,6 +40,34 @@ tulip_stream_show_socket(TulipStream *self, PyObject *sock)
     Py_RETURN_NONE;
 }
 
+/* ---- names ---- */
+
+static PyObject *
+stream_name(TulipStream *self, bool peer)
+{
+    if (self->flags & TULIP_NAMES_OBJECTS) {
+        PyObject *name = self->names.objects[peer];
+        return Py_NewRef(name == NULL ? Py_None : name);
+    }
+    return tulip_tcp_name(self, peer);
+}
+
+void
+tulip_stream_free_names(TulipStream *self)
+{
+    if (self->flags & TULIP_NAMES_OBJECTS) {
+        Py_CLEAR(self->names.objects[0]);
+        Py_CLEAR(self->names.objects[1]);
+    }
+    else if (self->flags & TULIP_NAMES_V6) {
+        PyMem_Free(self->names.v6);
+        self->names.v6 = NULL;
+    }
+    self->flags &= ~(unsigned)(TULIP_NAMES_V6 | TULIP_NAMES_OBJECTS);
+}
+
+/* ---- get_extra_info() ---- */
+
 /* What is not in self->extra; NULL without an exception: no such name. */
 static PyObject *
 ask_extra(TulipStream *self, PyObject *name)
@@ -48,10 +76,10 @@ ask_extra(TulipStream *self, PyObject *name)
         return NULL;
     }
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
-        return tulip_tcp_name(self, true);
+        return stream_name(self, true);
     }
     if (PyUnicode_CompareWithASCIIString(name, "sockname") == 0) {
-        return tulip_tcp_name(self, false);
+        return stream_name(self, false);
     }
     if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
         return borrow_socket(self);

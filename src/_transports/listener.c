@@ -42,22 +42,27 @@ report_creation(TulipServer *self)
                       NULL, NULL, NULL);
 }
 
-/* A uv.TCP that owns fd; on failure fd is closed. */
+/* A handle, of the kind of the one that listens, that owns fd; on failure fd is
+ * closed. */
 static PyObject *
-make_handle(TulipServer *self, int fd)
+make_handle(TulipServer *self, TulipListener *listener, int fd)
 {
     const UvtCAPI *api = self->st->uv;
-    PyObject *handle = api->tcp_new(self->loop->uv_loop, 0);
-    uv_handle_t *uv = handle == NULL ? NULL : api->handle_uv(handle, UV_TCP);
+    PyObject *loop = self->loop->uv_loop;
+    PyObject *handle = listener->is_tcp ? api->tcp_new(loop, 0)
+                                        : api->pipe_new(loop, 0);
+    uv_stream_t *uv = handle == NULL ? NULL : tulip_stream_uv(api, handle);
     int rc;
     if (uv == NULL) {
         (void)close(fd);
         Py_XDECREF(handle);
         return NULL;
     }
-    rc = uv_tcp_open((uv_tcp_t *)uv, fd);
+    rc = listener->is_tcp ? uv_tcp_open((uv_tcp_t *)uv, fd)
+                          : uv_pipe_open((uv_pipe_t *)uv, fd);
     if (rc < 0) {
-        PyObject *exc = api->oserror(rc, "uv_tcp_open");
+        PyObject *exc = api->oserror(rc, listener->is_tcp ? "uv_tcp_open"
+                                                          : "uv_pipe_open");
         if (exc != NULL) {
             PyErr_SetRaisedException(exc);
         }
@@ -87,12 +92,38 @@ call_connection_made(TulipStream *stream)
     Py_DECREF(protocol);
 }
 
+/* NULL: ask the kernel. */
+static const struct sockaddr *
+name_if_known(const struct sockaddr *addr)
+{
+    return addr->sa_family == AF_UNSPEC ? NULL : addr;
+}
+
+static void
+adopt(TulipStream *stream, TulipListener *listener, const struct sockaddr *peer,
+      socklen_t len)
+{
+    PyObject *name = NULL;
+    if (listener->is_tcp) {
+        tulip_tcp_adopt(stream,
+                        name_if_known((struct sockaddr *)&listener->name), peer,
+                        NODELAY_INHERITED);
+        return;
+    }
+    if (peer->sa_family == AF_UNIX) {
+        name = tulip_stream_api(stream)->sockaddr_format(peer, (int)len);
+        PyErr_Clear();
+    }
+    tulip_unix_adopt(stream, listener->unix_name, name);
+    Py_XDECREF(name);
+}
+
 static void
 serve(TulipServer *self, TulipListener *listener, int fd,
-      const struct sockaddr *peer)
+      const struct sockaddr *peer, socklen_t len)
 {
     const UvtCAPI *api = self->st->uv;
-    PyObject *handle = make_handle(self, fd), *context, *protocol;
+    PyObject *handle = make_handle(self, listener, fd), *context, *protocol;
     TulipStream *stream = NULL;
 
     if (handle == NULL) {
@@ -114,9 +145,7 @@ serve(TulipServer *self, TulipListener *listener, int fd,
                                   protocol, context, self);
     }
     if (stream != NULL) {
-        const struct sockaddr *own = (const struct sockaddr *)&listener->name;
-        tulip_tcp_adopt(stream, own->sa_family == AF_UNSPEC ? NULL : own, peer,
-                        NODELAY_INHERITED);
+        adopt(stream, listener, peer, len);
         call_connection_made(stream);
     }
     else {
@@ -197,7 +226,7 @@ accept_one(int listening, struct sockaddr *peer, socklen_t *len)
 #else
     int fd = accept(listening, peer, len);
     if (fd >= 0) {
-        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);   /* uv_tcp_open does the rest */
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);   /* libuv does the rest */
     }
     return fd;
 #endif
@@ -224,7 +253,7 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
         socklen_t len = sizeof(peer);
         int fd = accept_one(listener->fd, (struct sockaddr *)&peer, &len);
         if (fd >= 0) {
-            serve(self, listener, fd, (struct sockaddr *)&peer);
+            serve(self, listener, fd, (struct sockaddr *)&peer, len);
         }
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS
                  || errno == ENOMEM) {
@@ -283,7 +312,7 @@ static const UvtConsumer handle_consumer = {
 
 /* Accepted sockets have the address of the one that listens, if it has one. */
 static void
-remember_name(TulipListener *listener, const uv_tcp_t *uv)
+remember_address(TulipListener *listener, const uv_tcp_t *uv)
 {
     int len = sizeof(listener->name);
     bool wildcard = true;
@@ -300,6 +329,21 @@ remember_name(TulipListener *listener, const uv_tcp_t *uv)
     if (wildcard) {
         listener->name.ss_family = AF_UNSPEC;
     }
+}
+
+/* Not of other families, which have addresses that stand for many. */
+static int
+remember_path(const UvtCAPI *api, TulipListener *listener, int fd)
+{
+    struct sockaddr_storage name = {0};
+    socklen_t len = sizeof(name);
+    if (getsockname(fd, (struct sockaddr *)&name, &len) == 0
+        && name.ss_family == AF_UNIX) {
+        Py_XSETREF(listener->unix_name,
+                   api->sockaddr_format((struct sockaddr *)&name, (int)len));
+        return listener->unix_name != NULL ? 0 : -1;
+    }
+    return 0;
 }
 
 /* Raises OSError for a libuv status and returns false. */
@@ -320,31 +364,39 @@ tulip_listener_start(TulipServer *self, Py_ssize_t index)
     TulipListener *listener = &self->listeners[index];
     struct sockaddr_storage name;
     PyObject *owner;
-    uv_handle_t *uv;
+    uv_stream_t *uv;
     uv_os_fd_t fd;
-    int rc, len = sizeof(name);
+    int rc = 0, len = sizeof(name);
 
     if (listener->handle == NULL) {
         return true;        /* closed meanwhile */
     }
-    uv = api->handle_uv(listener->handle, UV_TCP);
+    uv = tulip_stream_uv(api, listener->handle);
     if (uv == NULL) {
         return false;
     }
-    /* libuv keeps a failed bind to itself until now. */
-    rc = uv_tcp_getsockname((uv_tcp_t *)uv, (struct sockaddr *)&name, &len);
+    listener->is_tcp = uv->type == UV_TCP;
+    if (listener->is_tcp) {
+        /* libuv keeps a failed bind to itself until now. */
+        rc = uv_tcp_getsockname((uv_tcp_t *)uv, (struct sockaddr *)&name, &len);
+    }
     if (rc < 0) {
         return listen_failed(self, rc, "bind");
     }
-    rc = uv_fileno(uv, &fd);
+    rc = uv_fileno((uv_handle_t *)uv, &fd);
     if (rc < 0) {
         return listen_failed(self, rc, "uv_fileno");
     }
     if (listen(fd, self->backlog) < 0) {
         return listen_failed(self, uv_translate_sys_error(errno), "listen");
     }
-    (void)uv_tcp_nodelay((uv_tcp_t *)uv, 1);
-    remember_name(listener, (uv_tcp_t *)uv);
+    if (listener->is_tcp) {
+        (void)uv_tcp_nodelay((uv_tcp_t *)uv, 1);
+        remember_address(listener, (uv_tcp_t *)uv);
+    }
+    else if (remember_path(api, listener, fd) < 0) {
+        return false;
+    }
     owner = Py_BuildValue("(On)", (PyObject *)self, index);
     if (owner == NULL) {
         return false;

@@ -216,8 +216,8 @@ server_get_loop(TulipServer *self, void *Py_UNUSED(closure))
 
 PyDoc_STRVAR(server_doc,
 "Server(loop, protocol_factory, handles, backlog)\n--\n\n"
-"Serves the bound uv.TCP handles, a list, once _start() is called.  The factory\n"
-"and the protocols run in copies of the context that is current now.");
+"Serves the bound uv.TCP and uv.Pipe handles, a list, once _start() is called.\n"
+"The factory and the protocols run in copies of the context that is current now.");
 
 static PyObject *
 server_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
@@ -240,7 +240,7 @@ server_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         return NULL;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(handles); i++) {
-        if (st->uv->handle_uv(PyList_GET_ITEM(handles, i), UV_TCP) == NULL) {
+        if (tulip_stream_uv(st->uv, PyList_GET_ITEM(handles, i)) == NULL) {
             return NULL;
         }
     }
@@ -313,6 +313,9 @@ server_dealloc(TulipServer *self)
         PyObject_ClearWeakRefs((PyObject *)self);
     }
     (void)server_clear(self);
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        Py_CLEAR(self->listeners[i].unix_name);
+    }
     PyMem_Free(self->listeners);
     Py_CLEAR(self->context);
     Py_CLEAR(self->loop);

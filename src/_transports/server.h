@@ -8,11 +8,13 @@
 /* One listening socket.  Connections are accepted through a descriptor of our
  * own, so that it cannot be closed or reused behind the back of the poll. */
 typedef struct TulipListener {
-    PyObject *handle;           /* uv.TCP, bound; strong until closed */
+    PyObject *handle;           /* uv.TCP or uv.Pipe, bound; strong until closed */
     PyObject *poll;             /* uv.Poll on fd; strong until closed */
     int fd;                     /* a duplicate of handle's, or -1 */
     bool resting;               /* waits for descriptors to become free */
-    struct sockaddr_storage name;   /* of accepted sockets, unless wildcard */
+    bool is_tcp;
+    struct sockaddr_storage name;   /* TCP: of accepted sockets, unless wildcard */
+    PyObject *unix_name;        /* Pipe: the same, for life; or NULL */
 } TulipListener;
 
 typedef struct TulipServer {

@@ -38,6 +38,7 @@ enum {
     TULIP_TREND = 1 << 18,          /* the last read spoke for the other way */
     TULIP_HAS_BUFFERED = 1 << 19,   /* which consumer the handle has; */
     TULIP_HAS_DIRECT = 1 << 20,     /* else the plain one */
+    TULIP_NAMES_OBJECTS = 1 << 21,
 };
 
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One
@@ -63,7 +64,8 @@ typedef struct TulipRare {
 } TulipRare;
 
 /* An address in the least room: own and peer's for IPv4; family 0 is none.
- * With TULIP_NAMES_V6 an allocation of two, own and peer's. */
+ * With TULIP_NAMES_V6 an allocation of two, own and peer's; with
+ * TULIP_NAMES_OBJECTS two objects, none of which the collector knows. */
 typedef struct TulipName {
     uint32_t addr;
     in_port_t port;
@@ -73,6 +75,7 @@ typedef struct TulipName {
 typedef union TulipNames {
     TulipName v4[2];
     struct sockaddr_in6 *v6;
+    PyObject *objects[2];
 } TulipNames;
 
 typedef struct TulipStream {
@@ -107,6 +110,8 @@ tulip_stream_api(const TulipStream *self)
 
 /* ---- transport.c ---- */
 
+/* The libuv handle of a uv.TCP or uv.Pipe; NULL with an exception. */
+uv_stream_t *tulip_stream_uv(const UvtCAPI *api, PyObject *handle);
 /* Takes over an idle, connected handle.  `context` is kept and entered for
  * every call of the protocol; server may be NULL.  Calls nothing of the
  * protocol's; the handle keeps the result alive until it is closed. */
@@ -161,6 +166,7 @@ void tulip_stream_leave_server(TulipStream *self);
 
 /* ---- extrainfo.c ---- */
 
+void tulip_stream_free_names(TulipStream *self);
 PyObject *tulip_stream_show_socket(TulipStream *self, PyObject *sock);
 PyObject *tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
                                       PyObject *kwds);
@@ -219,12 +225,21 @@ extern PyMethodDef tulip_write_methods[];
 
 /* ---- tcp.c ---- */
 
-/* Sets TCP_NODELAY, unless it is set, and remembers the addresses; NULL: ask
- * the kernel. */
+/* Of a transport over a uv.TCP: sets TCP_NODELAY, unless it is set, and
+ * remembers the addresses; NULL: ask the kernel. */
 void tulip_tcp_adopt(TulipStream *self, const struct sockaddr *own,
                      const struct sockaddr *peer, bool nodelay);
 /* The address as a tuple, or None. */
 UVT_NEW PyObject *tulip_tcp_name(TulipStream *self, bool peer);
-void tulip_tcp_free_names(TulipStream *self);
+
+/* ---- unix.c ---- */
+
+/* Of a transport over a uv.Pipe: remembers the names.  `own` and `peer` may be
+ * NULL: ask the kernel. */
+void tulip_unix_adopt(TulipStream *self, PyObject *own, PyObject *peer);
+/* What a descriptor is bound to (or connected to, if `peer`), as asyncio gives
+ * it: str, bytes for an abstract name, a tuple for other families; None when it
+ * has none.  Raises nothing but MemoryError. */
+UVT_NEW PyObject *tulip_unix_name(const UvtCAPI *api, int fd, bool peer);
 
 #endif

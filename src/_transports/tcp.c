@@ -78,13 +78,3 @@ tulip_tcp_name(TulipStream *self, bool peer)
     }
     Py_RETURN_NONE;
 }
-
-void
-tulip_tcp_free_names(TulipStream *self)
-{
-    if (self->flags & TULIP_NAMES_V6) {
-        self->flags &= ~(unsigned)TULIP_NAMES_V6;
-        PyMem_Free(self->names.v6);
-        self->names.v6 = NULL;
-    }
-}

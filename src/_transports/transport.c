@@ -48,13 +48,25 @@ tulip_stream_rare(TulipStream *self)
 
 /* ---- life cycle ---- */
 
+uv_stream_t *
+tulip_stream_uv(const UvtCAPI *api, PyObject *handle)
+{
+    uv_handle_t *uv = api->handle_uv(handle, UV_UNKNOWN_HANDLE);
+    if (uv != NULL && uv->type != UV_TCP && uv->type != UV_NAMED_PIPE) {
+        PyErr_Format(PyExc_TypeError, "expected a TCP or Pipe handle, got %.200s",
+                     Py_TYPE(handle)->tp_name);
+        return NULL;
+    }
+    return (uv_stream_t *)uv;
+}
+
 TulipStream *
 tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
                  PyObject *protocol, PyObject *context, TulipServer *server)
 {
     const UvtCAPI *api = loop->st->uv;
     TulipStream *self = (TulipStream *)type->tp_alloc(type, 0);
-    uv_handle_t *uv;
+    uv_stream_t *uv;
 
     if (self == NULL) {
         return NULL;
@@ -64,7 +76,7 @@ tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
     if (tulip_stream_use_protocol(self, protocol) < 0) {
         goto error;
     }
-    uv = api->handle_uv(handle, UV_TCP);
+    uv = tulip_stream_uv(api, handle);
     if (uv == NULL) {
         goto error;
     }
@@ -73,7 +85,7 @@ tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
                         "StreamTransport(): the handle is of another loop");
         goto error;
     }
-    if (!uv_is_readable((uv_stream_t *)uv) && !uv_is_writable((uv_stream_t *)uv)) {
+    if (!uv_is_readable(uv) && !uv_is_writable(uv)) {
         PyErr_SetString(PyExc_ValueError,
                         "StreamTransport(): the handle is not connected");
         goto error;
@@ -82,7 +94,7 @@ tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
         goto error;
     }
     self->handle = Py_NewRef(handle);
-    self->uv = (uv_stream_t *)uv;
+    self->uv = uv;
     self->flags |= TULIP_OPEN;
     if (server != NULL) {
         self->server = (TulipServer *)Py_NewRef(server);
@@ -156,7 +168,8 @@ schedule_start(TulipStream *self, PyObject *waiter)
 PyDoc_STRVAR(stream_doc,
 "StreamTransport(loop, handle, protocol, waiter=None, extra=None, server=None)\n"
 "--\n\n"
-"A transport over a connected uv.TCP handle, which it owns from now on.\n\n"
+"A transport over a connected uv.TCP or uv.Pipe handle, which it owns from now\n"
+"on.\n\n"
 "Calls protocol.connection_made() soon, then sets the result of `waiter`, then\n"
 "reads.  The protocol is called in a copy of the current context.");
 
@@ -204,7 +217,12 @@ stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     if (extra != Py_None) {
         self->extra = PyDict_Copy(extra);
     }
-    tulip_tcp_adopt(self, NULL, NULL, false);
+    if (self->uv->type == UV_TCP) {
+        tulip_tcp_adopt(self, NULL, NULL, false);
+    }
+    else {
+        tulip_unix_adopt(self, NULL, NULL);
+    }
     if ((extra != Py_None && self->extra == NULL)
         || schedule_start(self, waiter) < 0) {
         /* Give the handle back; what is scheduled finds nothing to do. */
@@ -302,7 +320,7 @@ stream_dealloc(TulipStream *self)
     }
     tulip_stream_drop_queue(self);
     (void)stream_clear(self);
-    tulip_tcp_free_names(self);
+    tulip_stream_free_names(self);
     PyMem_Free(self->rare);
     Py_CLEAR(self->context);
     Py_CLEAR(self->loop);

@@ -120,6 +120,7 @@ void uvt_call(UvtHandle *self, PyObject *callback, PyObject **args,
 
 /* What the C API makes handles with; `loop` is checked already. */
 UVT_NEW PyObject *uvt_tcp_create(PyObject *loop, unsigned flags);
+UVT_NEW PyObject *uvt_pipe_create(PyObject *loop, int ipc);
 UVT_NEW PyObject *uvt_timer_create(PyObject *loop);
 UVT_NEW PyObject *uvt_async_create(PyObject *loop);
 UVT_NEW PyObject *uvt_poll_create(PyObject *loop, int fd);

@@ -16,22 +16,31 @@
 #include <unistd.h>
 
 static int
-pipe_init(UvtHandle *self, PyObject *args, PyObject *kwds)
+pipe_setup_handle(UvtHandle *self, PyObject *loop_arg, int ipc)
 {
-    static char *names[] = {"loop", "ipc", NULL};
-    PyObject *loop_arg, *ipc_arg = NULL;
     UvtLoop *loop;
-    int ipc = 0, rc;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:Pipe", names, &loop_arg,
-                                     &ipc_arg)
-        || (ipc_arg != NULL && !uvt_arg_bool(ipc_arg, &ipc))
-        || !uvt_handle_init_begin(self, loop_arg, UV_NAMED_PIPE, UVT_EXC_PIPE,
-                                  sizeof(uv_pipe_t), &loop)) {
+    int rc;
+    if (!uvt_handle_init_begin(self, loop_arg, UV_NAMED_PIPE, UVT_EXC_PIPE,
+                               sizeof(uv_pipe_t), &loop)) {
         return -1;
     }
     rc = uv_pipe_init(&loop->core->uv, &self->box->uv.pipe, ipc);
     return uvt_handle_init_done(self, loop, rc, "uv_pipe_init");
+}
+
+static int
+pipe_init(UvtHandle *self, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"loop", "ipc", NULL};
+    PyObject *loop_arg, *ipc_arg = NULL;
+    int ipc = 0;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:Pipe", names, &loop_arg,
+                                     &ipc_arg)
+        || (ipc_arg != NULL && !uvt_arg_bool(ipc_arg, &ipc))) {
+        return -1;
+    }
+    return pipe_setup_handle(self, loop_arg, ipc);
 }
 
 /* ---- names ---- */
@@ -454,4 +463,15 @@ int
 uvt_pipe_setup(PyObject *module, UvtState *st)
 {
     return uvt_add_type(module, &st->pipe_type, &pipe_spec, st->stream_type);
+}
+
+PyObject *
+uvt_pipe_create(PyObject *loop, int ipc)
+{
+    UvtState *st = ((UvtLoop *)loop)->st;
+    PyObject *self = uvt_handle_new(st->pipe_type, NULL, NULL);
+    if (self != NULL && pipe_setup_handle((UvtHandle *)self, loop, ipc) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
 }

@@ -117,6 +117,12 @@ capi_tcp_new(PyObject *loop, unsigned flags)
 }
 
 static PyObject *
+capi_pipe_new(PyObject *loop, int ipc)
+{
+    return as_loop(loop) == NULL ? NULL : uvt_pipe_create(loop, ipc);
+}
+
+static PyObject *
 capi_timer_new(PyObject *loop)
 {
     return as_loop(loop) == NULL ? NULL : uvt_timer_create(loop);
@@ -339,6 +345,7 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .oserror = uvt_oserror,
         .sockaddr_format = uvt_sockaddr_format,
         .sockaddr_parse = capi_sockaddr_parse,
+        .pipe_new = capi_pipe_new,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

@@ -122,6 +122,9 @@ typedef struct UvtCAPI {
     /* 0, or -1 with an exception that names `call`. */
     int (*sockaddr_parse)(const char *call, PyObject *address,
                           struct sockaddr_storage *out);
+
+    /* A new handle, as those above. */
+    PyObject *(*pipe_new)(PyObject *loop, int ipc);
 } UvtCAPI;
 
 static inline const UvtCAPI *

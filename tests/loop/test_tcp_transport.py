@@ -338,7 +338,7 @@ def test_bad_arguments():
             StreamTransport(object(), uv.TCP(loop.uv_loop), protocol)
         with pytest.raises(TypeError):
             StreamTransport(loop, object(), protocol)
-        with pytest.raises(TypeError, match="tcp"):
+        with pytest.raises(TypeError, match="TCP or Pipe"):
             StreamTransport(loop, uv.Timer(loop.uv_loop), protocol)
         with pytest.raises(ValueError, match="not connected"):
             StreamTransport(loop, uv.TCP(loop.uv_loop), protocol)
