@@ -24,7 +24,8 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def files() -> Iterator[pathlib.Path]:
-    yield from (path for path in ROOT.iterdir() if path.is_file())
+    # In a further work tree of git, .git is a file.
+    yield from (p for p in ROOT.iterdir() if p.is_file() and p.name != ".git")
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
