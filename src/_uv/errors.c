@@ -220,6 +220,24 @@ uvt_add_submodule(PyObject *module, const char *name, const char *doc)
     return submodule;
 }
 
+int
+uvt_add_functions(PyObject *submodule, PyObject *module, PyMethodDef *functions)
+{
+    PyObject *name = PyModule_GetNameObject(submodule);
+    int rc = 0;
+    if (name == NULL) {
+        return -1;
+    }
+    for (PyMethodDef *def = functions; def->ml_name != NULL && rc == 0; def++) {
+        PyObject *function = PyCFunction_NewEx(def, module, name);
+        rc = function != NULL
+            ? PyModule_AddObjectRef(submodule, def->ml_name, function) : -1;
+        Py_XDECREF(function);
+    }
+    Py_DECREF(name);
+    return rc;
+}
+
 /* ---- setup ---- */
 
 /* What only the root of the classes has; the others inherit it. */

@@ -22,4 +22,9 @@ UVT_NEW PyObject *uvt_errorno(int rc);
 UVT_NEW PyObject *uvt_add_submodule(PyObject *module, const char *name,
                                     const char *doc);
 
+/* Adds functions to a submodule whose `self` is `module`, so that they find its
+ * state. */
+UVT_CHECKED int uvt_add_functions(PyObject *submodule, PyObject *module,
+                                  PyMethodDef *functions);
+
 #endif

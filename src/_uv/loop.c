@@ -11,6 +11,8 @@
 #include "args.h"
 #include "errors.h"
 #include "handle.h"
+#include "task.h"
+#include "work.h"
 
 /* ---- guards ---- */
 
@@ -107,6 +109,9 @@ loop_traverse(UvtLoop *self, visitproc visit, void *arg)
                 Py_VISIT(box->owner);
             }
         }
+        for (UvtJob *job = self->core->jobs; job != NULL; job = job->next) {
+            Py_VISIT(job->owner);
+        }
     }
     Py_VISIT(self->raised);
     Py_VISIT(self->hooks_owner);
@@ -140,6 +145,9 @@ loop_clear(UvtLoop *self)
     Py_CLEAR(self->raised);
     Py_CLEAR(self->dict);
     loop_release_handles(self);
+    if (self->core != NULL) {
+        uvt_jobs_release(self->core);
+    }
     return 0;
 }
 
@@ -412,7 +420,8 @@ PyDoc_STRVAR(close_doc,
 "close($self, /)\n--\n\n"
 "Close the loop: all handles have to be closed, their close callbacks run\n"
 "here.  A closed loop stays closed; closing it again does nothing.\n\n"
-"Raises UVError (EBUSY) while handles are open, RuntimeError while it runs.");
+"Raises UVError (EBUSY) while handles are open or requests under way,\n"
+"RuntimeError while it runs.");
 
 PyDoc_STRVAR(run_doc,
 "run($self, mode=0, /)\n--\n\n"
@@ -456,6 +465,8 @@ static PyMethodDef loop_methods[] = {
      metrics_info_doc},
 #endif
     {"walk", (PyCFunction)loop_walk, METH_O, walk_doc},
+    {"queue_work", (PyCFunction)(void (*)(void))uvt_queue_work, METH_FASTCALL,
+     uvt_queue_work_doc},
     {NULL},
 };
 

@@ -15,6 +15,7 @@ typedef struct UvtCore {
     uv_loop_t uv;                   /* its data is this struct */
     uv_prepare_t before_poll;       /* last to run before the poll */
     struct UvtBox *boxes;           /* list of all handles' boxes */
+    struct UvtJob *jobs;            /* list of requests of no handle (task.h) */
     struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
     bool orphans;       /* a box lost its object where it could not be closed */
 } UvtCore;
@@ -29,6 +30,7 @@ typedef struct UvtLoop {
     char *slab;                     /* where streams and sockets read to */
     bool slab_lent;
     bool initialised;
+    bool closing;                   /* inside of close() */
     bool is_default;
     struct UvtWakeup *wakeup;       /* how signals reach a blocked poll */
     PyObject *raised;               /* KeyboardInterrupt, ...: run raises it */

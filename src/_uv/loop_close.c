@@ -5,15 +5,18 @@
 #include "errors.h"
 #include "handle.h"
 #include "loop.h"
+#include "task.h"
 
 /* Closes what libuv still has without calling Python, then frees the core.  A
  * request that a pool thread works on keeps the core for ever: the thread
- * would write into freed memory. */
+ * would write into freed memory.  What waits for a thread is taken back. */
 static void
 core_free(UvtCore *core)
 {
     int rc;
     core->owner = NULL;
+    uvt_jobs_release(core);
+    uvt_jobs_cancel(core);
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
         if (box->owner != NULL) {
             box->owner->box = NULL;
@@ -49,19 +52,24 @@ uvt_loop_free_core(UvtLoop *self)
     self->slab = NULL;
 }
 
-/* Turns without waiting until no box is left; 0, or -1 with an exception. */
+/* Turns until neither box nor job is left; 0, or -1 with an exception.  Waits
+ * only for threads of the pool: what else is under way ends at once. */
 static int
 run_close_callbacks(UvtLoop *self)
 {
+    const UvtCore *core = self->core;
     int rc = 0;
-    for (int turns = 0; self->core->boxes != NULL && rc == 0; turns++) {
+    for (int turns = 0; rc == 0 && (core->boxes != NULL || core->jobs != NULL);
+         turns++) {
+        bool wait = turns >= 2 && core->uv.active_reqs.count > 0;
         if (turns == 100) {
             PyErr_SetString(PyExc_RuntimeError,
                             "Loop.close(): handles are still open after 100 "
                             "turns; something opens new ones");
             return -1;
         }
-        rc = uvt_loop_turn(self, UV_RUN_NOWAIT) < 0 ? -1 : 0;
+        rc = uvt_loop_turn(self, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT) < 0 ? -1
+                                                                         : 0;
     }
     return rc;
 }
@@ -85,7 +93,9 @@ finish_close(UvtLoop *self)
 {
     int rc;
     self->thread_id = PyThread_get_thread_ident();
+    self->closing = true;
     rc = run_close_callbacks(self);
+    self->closing = false;
     self->thread_id = 0;
     if (rc == 0) {
         uvt_loop_free_core(self);
@@ -113,6 +123,7 @@ uvt_loop_close(UvtLoop *self)
             uvt_box_close(box);
         }
     }
+    uvt_jobs_cancel(self->core);
     return finish_close(self);
 }
 
@@ -132,6 +143,9 @@ uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
         else if (!uv_is_closing(&box->uv.handle)) {
             return uvt_raise(self->st, UVT_EXC_UV, UV_EBUSY, "uv_loop_close");
         }
+    }
+    if (self->core->jobs != NULL) {
+        return uvt_raise(self->st, UVT_EXC_UV, UV_EBUSY, "uv_loop_close");
     }
     if (finish_close(self) < 0) {
         return NULL;

@@ -51,7 +51,8 @@ on_before_poll(uv_prepare_t *uv)
     if (self->mode == UV_RUN_NOWAIT) {
         return;
     }
-    if (self->hooks != NULL && self->hooks->busy(self->hooks_owner)) {
+    if (self->hooks != NULL && !self->closing
+        && self->hooks->busy(self->hooks_owner)) {
         uv_stop(&core->uv);
         return;
     }

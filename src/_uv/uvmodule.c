@@ -2,6 +2,7 @@
  * define.  Initialised in two phases, so that each interpreter has its own.
  */
 #include "uvmodule.h"
+#include "pool.h"
 #include "tcp_options.h"
 
 UvtState *
@@ -61,6 +62,8 @@ module_exec(PyObject *module)
         || uvt_signal_setup(module, st) < 0
         || uvt_async_setup(module, st) < 0
         || uvt_watcher_setup(module, st) < 0
+        || uvt_task_setup(module, st) < 0
+        || uvt_work_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
         || uvt_capi_setup(module, st) < 0) {
         return -1;
@@ -71,7 +74,8 @@ module_exec(PyObject *module)
 #define FOR_EACH_REFERENCE(DO) \
     DO(loop_type) DO(handle_type) DO(stream_type) DO(tcp_type) DO(pipe_type) \
     DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
-    DO(idle_type) DO(prepare_type) DO(check_type) DO(default_loop) \
+    DO(idle_type) DO(prepare_type) DO(check_type) DO(request_type) \
+    DO(work_request_type) DO(default_loop) \
     DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
 
 static int
@@ -103,7 +107,9 @@ module_clear(PyObject *module)
 static void
 module_free(void *module)
 {
+    UvtState *st = uvt_state(module);
     (void)module_clear((PyObject *)module);
+    uvt_pool_drop(st);
 }
 
 static PyModuleDef_Slot module_slots[] = {

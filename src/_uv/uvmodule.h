@@ -51,7 +51,10 @@ typedef struct UvtState {
     PyTypeObject *idle_type;
     PyTypeObject *prepare_type;
     PyTypeObject *check_type;
+    PyTypeObject *request_type;
+    PyTypeObject *work_request_type;
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
+    struct UvtPool *pool;           /* since the first queue_work(), or NULL */
     PyObject *default_loop;         /* what Loop.default_loop() made, or NULL */
     PyObject *set_wakeup_fd;        /* signal.set_wakeup_fd */
     PyObject *main_thread;          /* threading.main_thread */
@@ -83,6 +86,8 @@ UVT_CHECKED int uvt_timer_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_signal_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_async_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_watcher_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_constants_setup(PyObject *module);
 UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 from _typeshed import FileDescriptorLike, ReadableBuffer, StrOrBytesPath
 from typing_extensions import disjoint_base
@@ -105,6 +105,12 @@ class Loop:
     def metrics_idle_time(self) -> int: ...
     def metrics_info(self) -> tuple[int, int, int]: ...
     def walk(self, callback: Callable[[Handle], object], /) -> None: ...
+    def queue_work(
+        self,
+        work: Callable[[], object],
+        done: Callable[[int | None], object] | None = None,
+        /,
+    ) -> WorkRequest: ...
     def excepthook(
         self,
         type: type[BaseException],
@@ -112,6 +118,21 @@ class Loop:
         traceback: TracebackType | None,
         /,
     ) -> None: ...
+
+@disjoint_base
+class Request:
+    @property
+    def loop(self) -> Loop: ...
+    @property
+    def done(self) -> bool: ...
+    def cancel(self) -> bool: ...
+
+@final
+class WorkRequest(Request):
+    @property
+    def result(self) -> Any: ...
+    @property
+    def exception(self) -> BaseException | None: ...
 
 @disjoint_base
 class Handle:

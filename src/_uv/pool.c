@@ -1,0 +1,216 @@
+/* How Python code gets onto the threads of libuv's pool.  Each entry makes a
+ * thread state for the loop's interpreter and deletes it afterwards, so that
+ * sub-interpreters work and none is left behind.  enter and leave run on pool
+ * threads, the rest attached on any thread.
+ *
+ * An interpreter that ends waits for the Python code that runs in the pool and
+ * lets no other begin: a thread that came later would find it half taken down.
+ */
+#include "pool.h"
+
+#include <unistd.h>
+
+struct UvtPool {
+    uv_mutex_t mutex;           /* guards what follows */
+    uv_cond_t idle;             /* `running` has become 0 */
+    PyInterpreterState *interp;
+    pid_t pid;                  /* the threads do not survive a fork */
+    size_t references;
+    size_t running;
+    bool closed;
+};
+
+#define WAIT_NS 100000000u      /* between two looks for signals */
+
+void
+uvt_pool_lock(UvtPool *self)
+{
+    uv_mutex_lock(&self->mutex);
+}
+
+void
+uvt_pool_unlock(UvtPool *self)
+{
+    uv_mutex_unlock(&self->mutex);
+}
+
+void
+uvt_pool_release(UvtPool *self)
+{
+    size_t left;
+    uv_mutex_lock(&self->mutex);
+    left = --self->references;
+    uv_mutex_unlock(&self->mutex);
+    if (left == 0) {
+        uv_cond_destroy(&self->idle);
+        uv_mutex_destroy(&self->mutex);
+        PyMem_RawFree(self);
+    }
+}
+
+/* ---- on a thread of the pool ---- */
+
+PyThreadState *
+uvt_pool_enter(UvtPool *self)
+{
+    PyThreadState *tstate;
+    bool open;
+    uv_mutex_lock(&self->mutex);
+    open = !self->closed;
+    self->running += open;
+    uv_mutex_unlock(&self->mutex);
+    if (!open) {
+        return NULL;
+    }
+    tstate = PyThreadState_New(self->interp);
+    if (tstate == NULL) {
+        uvt_pool_leave(self, NULL);
+        return NULL;
+    }
+    PyEval_RestoreThread(tstate);
+    return tstate;
+}
+
+void
+uvt_pool_leave(UvtPool *self, PyThreadState *tstate)
+{
+    if (tstate != NULL) {
+        PyThreadState_Clear(tstate);
+        PyThreadState_DeleteCurrent();
+    }
+    uv_mutex_lock(&self->mutex);
+    if (--self->running == 0) {
+        uv_cond_broadcast(&self->idle);
+    }
+    uv_mutex_unlock(&self->mutex);
+}
+
+/* ---- the end of the interpreter ---- */
+
+static void
+wait_a_moment(UvtPool *self)
+{
+    Py_BEGIN_ALLOW_THREADS
+    uv_mutex_lock(&self->mutex);
+    if (self->running > 0) {
+        (void)uv_cond_timedwait(&self->idle, &self->mutex, WAIT_NS);
+    }
+    uv_mutex_unlock(&self->mutex);
+    Py_END_ALLOW_THREADS
+}
+
+static bool
+is_running(UvtPool *self)
+{
+    bool running;
+    uv_mutex_lock(&self->mutex);
+    self->closed = true;
+    running = self->running > 0;
+    uv_mutex_unlock(&self->mutex);
+    return running;
+}
+
+static PyObject *
+at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    UvtPool *self = uvt_state(module)->pool;
+    if (self == NULL || self->pid != getpid()) {
+        Py_RETURN_NONE;
+    }
+    while (is_running(self)) {
+        wait_a_moment(self);
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef at_exit_def = {
+    "_finish_work", at_exit, METH_NOARGS,
+    "_finish_work($module, /)\n--\n\nWait for what runs in the thread pool.",
+};
+
+static int
+register_at_exit(UvtState *st)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit"), *function, *result;
+    if (atexit == NULL) {
+        return -1;
+    }
+    function = PyCFunction_New(&at_exit_def, st->module);
+    result = function != NULL
+        ? PyObject_CallMethod(atexit, "register", "O", function) : NULL;
+    Py_XDECREF(function);
+    Py_DECREF(atexit);
+    Py_XDECREF(result);
+    return result != NULL ? 0 : -1;
+}
+
+/* ---- life cycle ---- */
+
+static UvtPool *
+pool_new(void)
+{
+    UvtPool *self = PyMem_RawCalloc(1, sizeof(UvtPool));
+    if (self == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (uv_mutex_init(&self->mutex) < 0) {
+        PyMem_RawFree(self);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (uv_cond_init(&self->idle) < 0) {
+        uv_mutex_destroy(&self->mutex);
+        PyMem_RawFree(self);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    self->interp = PyInterpreterState_Get();
+    self->pid = getpid();
+    self->references = 1;
+    return self;
+}
+
+/* What a fork has left is not touched: a thread that is gone may have locked
+ * it. */
+UvtPool *
+uvt_pool_get(UvtState *st)
+{
+    UvtPool *self = st->pool;
+    bool closed;
+    if (self == NULL || self->pid != getpid()) {
+        bool first = self == NULL;
+        self = pool_new();
+        if (self == NULL) {
+            return NULL;
+        }
+        if (first && register_at_exit(st) < 0) {
+            uvt_pool_release(self);
+            return NULL;
+        }
+        st->pool = self;
+    }
+    uv_mutex_lock(&self->mutex);
+    closed = self->closed;
+    self->references += !closed;
+    uv_mutex_unlock(&self->mutex);
+    if (closed) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the interpreter is ending: no work is taken any more");
+        return NULL;
+    }
+    return self;
+}
+
+void
+uvt_pool_drop(UvtState *st)
+{
+    UvtPool *self = st->pool;
+    st->pool = NULL;
+    if (self != NULL && self->pid == getpid()) {
+        uvt_pool_release(self);
+    }
+}

@@ -1,0 +1,27 @@
+/* The threads of libuv's pool as threads of an interpreter. */
+#ifndef UVT_POOL_H
+#define UVT_POOL_H
+
+#include "uvmodule.h"
+
+/* What a pool thread needs of an interpreter; counted, since a thread can look
+ * at it when the module is gone. */
+typedef struct UvtPool UvtPool;
+
+/* The pool of the module's interpreter; counted for the caller.  RuntimeError
+ * when the interpreter is ending. */
+UVT_NEW UvtPool *uvt_pool_get(UvtState *st);
+void uvt_pool_release(UVT_STEALS(1) UvtPool *self);
+/* The module goes. */
+void uvt_pool_drop(UvtState *st);
+
+/* On a thread of the pool, around Python code.  NULL: the interpreter is ending
+ * and nothing of it may be touched.  Otherwise the thread is attached. */
+PyThreadState *uvt_pool_enter(UvtPool *self);
+void uvt_pool_leave(UvtPool *self, PyThreadState *tstate);
+
+/* For what the loop's thread and a pool thread both look at, for moments. */
+void uvt_pool_lock(UvtPool *self);
+void uvt_pool_unlock(UvtPool *self);
+
+#endif
