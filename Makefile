@@ -32,14 +32,15 @@ SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 	$(wildcard src/*/meson.build src/*/*.c src/*/*.h) \
 	$(wildcard $(addprefix python/uvtulip/,meson.build *.py *.pyi */*.pyi py.typed))
 
-.PHONY: help setup run test test-all asan debug-alloc leaks conformance interop \
-	stress bench lint symbols docs-free clean
+.PHONY: help setup run test test-all newer asan debug-alloc leaks conformance \
+	interop stress bench lint symbols docs-free clean
 
 help:
 	@cat <<'END'
 	run          set up, build and serve examples/aiohttp_app.py
 	test         set up, build and run every fast test
 	test-all     the fast tests on each CPython 3.11, 3.12 and 3.13 found here
+	newer        the fast tests on Python 3.14 and the newest libuv: FOLDER=/some/folder
 	asan         the tests of the C code with AddressSanitizer and UBSan
 	debug-alloc  the tests with Python's debug allocator and -X dev
 	leaks        count references, blocks and descriptors over many connections
@@ -90,6 +91,15 @@ test-all:
 				PYTHON="$$python" VENV=".venvs/$$version" </dev/null
 		fi
 	done < <(tools/pythons 3.11 3.12 3.13)
+
+# In a Debian of its own, see the script: make newer FOLDER=... [VERSION=3.15]
+newer:
+	@if [ -z "$(FOLDER)" ]; then
+		echo "FOLDER=... says where the other Debian is, or is to be made" >&2
+		exit 2
+	fi
+	VERSION="$(VERSION)" tools/newer-python "$(FOLDER)" \
+		$(MAKE) --no-print-directory test PYTEST_ARGS="$(PYTEST_ARGS)"
 
 # The sanitized modules stand in a folder of their own, before the installed ones.
 ASAN := build/asan-$(notdir $(VENV))

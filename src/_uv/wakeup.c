@@ -46,26 +46,32 @@ forward(int fd, const unsigned char *bytes, ssize_t n)
     } while (rc < 0 && errno == EINTR);
 }
 
+/* Hands on what has come in since the last time. */
 static void
-on_wakeup(uv_poll_t *uv, int status, int events)
+deliver(UvtLoop *loop, const UvtWakeup *wakeup, int previous)
 {
-    UvtWakeup *wakeup = uv->data;
-    UvtLoop *loop = uvt_loop_of(uv->loop);
     unsigned char bytes[256];
     ssize_t n;
-
-    if (loop == NULL || status < 0) {
-        return;
-    }
-    uvt_loop_attach(loop);
     while ((n = read(wakeup->fds[0], bytes, sizeof(bytes))) > 0) {
-        if (wakeup->previous >= 0) {
-            forward(wakeup->previous, bytes, n);
+        if (previous >= 0) {
+            forward(previous, bytes, n);
         }
         if (loop->hooks != NULL && loop->hooks->signals != NULL) {
             loop->hooks->signals(loop->hooks_owner, bytes, (size_t)n);
         }
     }
+}
+
+static void
+on_wakeup(uv_poll_t *uv, int status, int events)
+{
+    const UvtWakeup *wakeup = uv->data;
+    UvtLoop *loop = uvt_loop_of(uv->loop);
+    if (loop == NULL || status < 0) {
+        return;
+    }
+    uvt_loop_attach(loop);
+    deliver(loop, wakeup, wakeup->previous);
     if (PyErr_CheckSignals() < 0) {
         uvt_loop_raise_later(loop);
     }
@@ -171,17 +177,20 @@ uvt_wakeup_stop(UvtLoop *self)
 {
     UvtWakeup *wakeup = self->wakeup;
     PyObject *raised;
-    int replaced;
+    int replaced, previous;
 
     if (wakeup == NULL || !wakeup->active) {
         return;
     }
+    previous = wakeup->previous;
     raised = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
     wakeup->active = false;
-    replaced = set_wakeup_fd(self->st, wakeup->previous);
+    wakeup->previous = -1;
+    replaced = set_wakeup_fd(self->st, previous);
     if (replaced == -2) {
         /* The old descriptor was closed meanwhile. */
         PyErr_Clear();
+        previous = -1;
         replaced = set_wakeup_fd(self->st, -1);
     }
     if (replaced != wakeup->fds[1] && replaced != -2) {
@@ -191,7 +200,8 @@ uvt_wakeup_stop(UvtLoop *self)
     if (replaced == -2) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
-    wakeup->previous = -1;
+    /* A signal may have stopped the run before there was a poll. */
+    deliver(self, wakeup, previous);
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }
@@ -214,8 +224,8 @@ uvt_wakeup_lost(UvtLoop *self, const uv__io_t *watcher)
         || watcher != &self->wakeup->poll.io_watcher) {
         return false;
     }
+    self->wakeup->fds[0] = -1;      /* It is somebody else's by now. */
     uvt_wakeup_stop(self);
-    self->wakeup->fds[0] = -1;
     uvt_wakeup_free(self);
     return true;
 }

@@ -452,6 +452,24 @@ def test_wakeup_fd_is_put_back_and_fed(loop):
         os.close(theirs)
 
 
+def test_wakeup_fd_is_fed_by_a_run_that_a_signal_ends_before_a_poll(loop):
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    os.set_blocking(ours, False)
+    old_handler = signal.signal(signal.SIGUSR1, lambda *args: loop.stop())
+    old = signal.set_wakeup_fd(theirs)
+    try:
+        # One turn, without a poll that waits: the signal comes after its poll.
+        uv.Check(loop).start(lambda c: os.kill(os.getpid(), signal.SIGUSR1))
+        loop.run(uv.UV_RUN_NOWAIT)
+        assert signal.set_wakeup_fd(old) == theirs
+        assert os.read(ours, 2) == bytes([signal.SIGUSR1])
+    finally:
+        signal.signal(signal.SIGUSR1, old_handler)
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_run_in_a_thread_leaves_the_wakeup_fd_alone():
     seen = []
 
