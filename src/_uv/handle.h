@@ -124,6 +124,7 @@ UVT_NEW PyObject *uvt_pipe_create(PyObject *loop, int ipc);
 UVT_NEW PyObject *uvt_timer_create(PyObject *loop);
 UVT_NEW PyObject *uvt_async_create(PyObject *loop);
 UVT_NEW PyObject *uvt_poll_create(PyObject *loop, int fd);
+UVT_NEW PyObject *uvt_udp_create(PyObject *loop, unsigned flags);
 
 /* Start functions that the C API offers too; a libuv status. */
 int uvt_timer_start(UvtHandle *self, uint64_t timeout, uint64_t repeat);

@@ -36,27 +36,46 @@ guard_fresh(UvtHandle *self)
 }
 
 static int
-udp_init(UvtHandle *self, PyObject *args, PyObject *kwds)
+init_udp(UvtHandle *self, PyObject *loop_arg, unsigned flags)
 {
-    static char *names[] = {"loop", "family", NULL};
-    PyObject *loop_arg, *flags_arg = NULL;
     UvtLoop *loop;
-    int flags = AF_UNSPEC, rc;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:UDP", names, &loop_arg,
-                                     &flags_arg)
-        || (flags_arg != NULL
-            && !uvt_arg_int("UDP", "family", flags_arg, 0, INT_MAX, &flags))
-        || !uvt_handle_init_begin(self, loop_arg, UV_UDP, UVT_EXC_UDP,
-                                  sizeof(uv_udp_t), &loop)) {
+    int rc;
+    if (!uvt_handle_init_begin(self, loop_arg, UV_UDP, UVT_EXC_UDP,
+                               sizeof(uv_udp_t), &loop)) {
         return -1;
     }
-    rc = uv_udp_init_ex(&loop->core->uv, &self->box->uv.udp, (unsigned)flags);
+    rc = uv_udp_init_ex(&loop->core->uv, &self->box->uv.udp, flags);
     if (uvt_handle_init_done(self, loop, rc, "uv_udp_init_ex") < 0) {
         return -1;
     }
     (void)guard_fresh(self);
     return 0;
+}
+
+static int
+udp_init(UvtHandle *self, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"loop", "family", NULL};
+    PyObject *loop_arg, *flags_arg = NULL;
+    int flags = AF_UNSPEC;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:UDP", names, &loop_arg,
+                                     &flags_arg)
+        || (flags_arg != NULL
+            && !uvt_arg_int("UDP", "family", flags_arg, 0, INT_MAX, &flags))) {
+        return -1;
+    }
+    return init_udp(self, loop_arg, (unsigned)flags);
+}
+
+PyObject *
+uvt_udp_create(PyObject *loop, unsigned flags)
+{
+    PyTypeObject *type = ((UvtLoop *)loop)->st->udp_type;
+    PyObject *self = uvt_handle_new(type, NULL, NULL);
+    if (self != NULL && init_udp((UvtHandle *)self, loop, flags) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
 }
 
 static void

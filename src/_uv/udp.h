@@ -15,6 +15,7 @@ typedef struct UvtUDP {
         PyObject *address;          /* the tuple made of raw, or NULL */
         struct sockaddr_in6 raw;    /* or a sockaddr_in and zeros */
     } peers[UVT_UDP_PEERS];         /* the last senders, by a hash of raw */
+    bool announcing;                /* between on_alloc and on_recv */
 } UvtUDP;
 
 /* Gives a handle without a socket one of this family, bound to any address and

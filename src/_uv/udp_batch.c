@@ -22,6 +22,21 @@
 
 /* ---- receiving ---- */
 
+/* Tells a consumer that receives by itself.  Given no buffer, libuv calls on_recv
+ * next and reads nothing; until then it must not be told to stop.  The reference
+ * to self is dropped there. */
+static void
+announce(UvtHandle *self)
+{
+    PyObject *owner;
+    uvt_loop_attach(self->loop);
+    Py_INCREF(self);
+    ((UvtUDP *)self)->announcing = true;
+    owner = Py_NewRef(self->consumer_owner);
+    self->consumer->readable(owner);
+    Py_DECREF(owner);
+}
+
 static void
 on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
 {
@@ -32,7 +47,10 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
     if (self == NULL || loop == NULL) {
         return;
     }
-    if (self->consumer != NULL && self->consumer->alloc != NULL) {
+    if (self->consumer != NULL && self->consumer->readable != NULL) {
+        announce(self);
+    }
+    else if (self->consumer != NULL && self->consumer->alloc != NULL) {
         PyObject *owner;
         uvt_loop_attach(loop);
         owner = Py_NewRef(self->consumer_owner);
@@ -146,6 +164,17 @@ cancel_queued(uv_udp_t *uv)
 }
 #endif
 
+/* After announce(): makes up for what was not done in between. */
+static void
+announced(UvtHandle *self, uv_udp_t *uv)
+{
+    ((UvtUDP *)self)->announcing = false;
+    if (!self->reading && !uv_is_closing((uv_handle_t *)uv)) {
+        (void)uv_udp_recv_stop(uv);
+    }
+    Py_DECREF(self);
+}
+
 /* libuv also calls for EAGAIN and for the end of a batch, without an address;
  * and after a close, for the rest of a batch. */
 static void
@@ -159,7 +188,10 @@ on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
     }
     loop = (UvtLoop *)Py_XNewRef(self->loop);
     flags &= ~(unsigned)(UV_UDP_MMSG_CHUNK | UV_UDP_MMSG_FREE);
-    if (!uv_is_closing((uv_handle_t *)uv) && (nread < 0 || addr != NULL)) {
+    if (((UvtUDP *)self)->announcing) {
+        announced(self, uv);
+    }
+    else if (!uv_is_closing((uv_handle_t *)uv) && (nread < 0 || addr != NULL)) {
         if (self->consumer != NULL) {
             PyObject *owner = Py_NewRef(self->consumer_owner);
             self->consumer->datagram(owner, nread, buf,
@@ -203,18 +235,24 @@ int
 uvt_udp_recv_start(UvtHandle *self)
 {
     UvtUDP *udp = (UvtUDP *)self;
+    bool announces = self->consumer != NULL && self->consumer->readable != NULL;
     int rc;
     if (self->reading) {
         return 0;
     }
-    if (udp->batch == NULL && uv_udp_using_recvmmsg(&self->box->uv.udp)) {
+    if (udp->announcing) {      /* it has not been stopped yet */
+        self->reading = true;
+        return 0;
+    }
+    if (!announces && udp->batch == NULL
+        && uv_udp_using_recvmmsg(&self->box->uv.udp)) {
         udp->batch = PyMem_RawMalloc(BATCH_SIZE);
         if (udp->batch == NULL) {
             return UV_ENOMEM;
         }
     }
     rc = uvt_udp_ensure_socket(self, AF_INET, 0);
-    if (rc == 0) {
+    if (rc == 0 && !announces) {
         rc = ensure_bound(self);
     }
     if (rc == 0) {
@@ -231,7 +269,9 @@ void
 uvt_udp_recv_stop(UvtHandle *self)
 {
     self->reading = false;
-    (void)uv_udp_recv_stop(&self->box->uv.udp);
+    if (!((UvtUDP *)self)->announcing) {
+        (void)uv_udp_recv_stop(&self->box->uv.udp);
+    }
     uvt_handle_update(self);
 }
 

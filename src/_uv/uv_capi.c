@@ -286,6 +286,27 @@ capi_poll_start(PyObject *handle, int events)
                            : UV_EINVAL;
 }
 
+static PyObject *
+capi_udp_new(PyObject *loop, unsigned flags)
+{
+    return as_loop(loop) == NULL ? NULL : uvt_udp_create(loop, flags);
+}
+
+static int
+capi_udp_recv_start(PyObject *handle)
+{
+    return is_open(handle) ? uvt_udp_recv_start((UvtHandle *)handle)
+                           : UV_EINVAL;
+}
+
+static void
+capi_udp_recv_stop(PyObject *handle)
+{
+    if (is_open(handle)) {
+        uvt_udp_recv_stop((UvtHandle *)handle);
+    }
+}
+
 /* ---- addresses ---- */
 
 static int
@@ -346,6 +367,9 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .sockaddr_format = uvt_sockaddr_format,
         .sockaddr_parse = capi_sockaddr_parse,
         .pipe_new = capi_pipe_new,
+        .udp_new = capi_udp_new,
+        .udp_recv_start = capi_udp_recv_start,
+        .udp_recv_stop = capi_udp_recv_stop,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

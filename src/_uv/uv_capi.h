@@ -58,6 +58,10 @@ typedef struct UvtConsumer {
                      const struct sockaddr *addr, unsigned flags);
     /* The handle is closed, by whomever; the last call. */
     void (*closed)(PyObject *owner);
+    /* UDP, in place of `alloc` and `datagram`: something may be received; the
+     * consumer does that itself, on the handle's descriptor.  What it leaves is
+     * announced again. */
+    void (*readable)(PyObject *owner);
 } UvtConsumer;
 
 /* What a loop built on a raw loop wants to hear of. */
@@ -125,6 +129,12 @@ typedef struct UvtCAPI {
 
     /* A new handle, as those above. */
     PyObject *(*pipe_new)(PyObject *loop, int ipc);
+
+    /* Datagrams: a new UDP handle (flags as of uv_udp_init_ex), and receiving
+     * with it, by the consumer; start returns a libuv status. */
+    PyObject *(*udp_new)(PyObject *loop, unsigned flags);
+    int (*udp_recv_start)(PyObject *handle);
+    void (*udp_recv_stop)(PyObject *handle);    /* not uv_udp_recv_stop */
 } UvtCAPI;
 
 static inline const UvtCAPI *

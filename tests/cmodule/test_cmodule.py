@@ -16,11 +16,9 @@ import uvtulip
 from uvtulip import uv
 
 
-@pytest.fixture(scope="session")
-def linecount(tmp_path_factory):
-    source = pathlib.Path(__file__).with_name("linecount.c")
-    target = tmp_path_factory.mktemp("cmodule") / (
-        "linecount" + sysconfig.get_config_var("EXT_SUFFIX"))
+def build(name, folder):
+    source = pathlib.Path(__file__).with_name(name + ".c")
+    target = folder / (name + sysconfig.get_config_var("EXT_SUFFIX"))
     libuv = subprocess.run(["pkg-config", "--cflags", "--libs", "libuv"],
                            check=True, capture_output=True, text=True).stdout
     subprocess.run(
@@ -28,10 +26,20 @@ def linecount(tmp_path_factory):
          "-Wall", "-Werror", "-I", sysconfig.get_path("include"),
          "-I", uvtulip.get_include(), str(source), *shlex.split(libuv),
          "-o", str(target)], check=True)
-    spec = importlib.util.spec_from_file_location("linecount", target)
+    spec = importlib.util.spec_from_file_location(name, target)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def linecount(tmp_path_factory):
+    return build("linecount", tmp_path_factory.mktemp("cmodule"))
+
+
+@pytest.fixture(scope="session")
+def udpreader(tmp_path_factory):
+    return build("udpreader", tmp_path_factory.mktemp("cmodule"))
 
 
 @pytest.fixture
@@ -132,3 +140,139 @@ def test_wrong_handles(linecount, loop):
         handle.start_read(lambda *args: None)
         with pytest.raises(RuntimeError, match="active"):
             linecount.count(handle, print)
+
+
+# ---- receiving by itself ----
+
+
+@pytest.fixture
+def reader(udpreader, loop):
+    """A bound handle, and a socket that is connected to it."""
+    handle = udpreader.new(loop)
+    handle.bind(("127.0.0.1", 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.connect(handle.getsockname())
+        yield handle, peer
+
+
+def turns(loop, count=5):
+    for _ in range(count):
+        loop.run(uv.UV_RUN_NOWAIT)
+
+
+def test_announces_what_is_left(udpreader, loop, reader):
+    handle, peer = reader
+    seen = []
+    assert udpreader.read(handle, seen.append) == 0
+    for data in (b"one", b"", b"three"):
+        peer.send(data)
+    loop.run(uv.UV_RUN_NOWAIT)
+    assert seen == [b"one"]
+    turns(loop)
+    assert seen == [b"one", b"", b"three"]
+
+
+def test_stop_and_start_inside(udpreader, loop, reader):
+    handle, peer = reader
+    seen = []
+
+    def callback(data):
+        seen.append(data)
+        udpreader.stop(handle)
+        assert handle.active == (data == b"go on")
+        if data == b"go on":
+            assert udpreader.start(handle) == 0
+
+    udpreader.read(handle, callback)
+    for data in (b"go on", b"stop", b"more"):
+        peer.send(data)
+    turns(loop)
+    assert seen == [b"go on", b"stop"]
+    assert not handle.active
+    assert udpreader.start(handle) == 0
+    turns(loop)
+    assert seen == [b"go on", b"stop", b"more"]
+
+
+def test_close_inside(udpreader, loop, reader):
+    handle, peer = reader
+    seen = []
+
+    def callback(data):
+        seen.append(data)
+        handle.close()
+
+    udpreader.read(handle, callback)
+    peer.send(b"one")
+    peer.send(b"two")
+    turns(loop)
+    assert seen == [b"one"]
+    assert udpreader.start(handle) == uv.errno.UV_EINVAL
+    udpreader.stop(handle)
+
+
+def test_release_inside_gives_it_to_python(udpreader, loop, reader):
+    handle, peer = reader
+    seen = []
+
+    def callback(data):
+        seen.append(data)
+        udpreader.release(handle)
+        handle.start_recv(lambda handle, addr, flags, data, error: seen.append(data))
+
+    udpreader.read(handle, callback)
+    peer.send(b"one")
+    peer.send(b"two")
+    turns(loop)
+    assert seen == [b"one", b"two"]
+
+
+def test_last_reference_goes_inside(udpreader, loop):
+    handle = udpreader.new(loop)
+    handle.bind(("127.0.0.1", 0))
+    name = handle.getsockname()
+    known = weakref.ref(handle)
+    seen = []
+
+    def callback(data):
+        seen.append(data)
+        udpreader.release(known())
+
+    udpreader.read(handle, callback)
+    del handle
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.connect(name)
+        peer.send(b"one")
+        peer.send(b"two")
+        turns(loop)
+        assert (seen, known()) == ([b"one"], None)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(name)
+
+
+def test_exception_of_a_consumer(udpreader, loop, reader):
+    handle, peer = reader
+    seen = []
+    loop.excepthook = lambda *args: seen.append(args[0])
+    udpreader.read(handle, lambda data: 1 / 0)
+    peer.send(b"one")
+    turns(loop)
+    assert seen == [ZeroDivisionError]
+    assert handle.active
+
+
+def test_unbound_handle_stays_unbound(udpreader, loop):
+    handle = udpreader.new(loop)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        handle.open(sock.fileno())
+        sock.detach()
+    assert udpreader.read(handle, print) == 0
+    assert handle.getsockname() == ("0.0.0.0", 0)
+    with pytest.raises(RuntimeError, match="consumer"):
+        handle.start_recv(print)
+
+
+@pytest.mark.parametrize("bad", [None, 1, object()])
+def test_new_handle_of_no_loop(udpreader, bad):
+    with pytest.raises(TypeError):
+        udpreader.new(bad)
