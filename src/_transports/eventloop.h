@@ -155,6 +155,31 @@ PyObject *tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
 PyObject *tulip_loop_py_remove_reader(TulipLoop *self, PyObject *fileobj);
 PyObject *tulip_loop_py_remove_writer(TulipLoop *self, PyObject *fileobj);
 
+/* ---- for transports of every kind ---- */
+
+/* protocol.c.  The method `name` of the protocol or, with *bare, the function
+ * behind it: that saves one object in each connection.  NULL: there is none. */
+PyObject *tulip_find_method(PyObject *protocol, PyObject *name, bool *bare);
+/* Debug mode's look at how long a call took; what is raised stays. */
+void tulip_warn_if_slow(TulipLoop *loop, PyObject *transport, PyObject *what,
+                        int64_t begin);
+/* logger.debug(format, transport) when the loop is in debug mode. */
+void tulip_debug(TulipLoop *loop, const char *format, PyObject *transport);
+
+/* flowcontrol.c.  The arguments of set_write_buffer_limits(); false with an
+ * exception, and then nothing has changed. */
+UVT_CHECKED bool tulip_parse_limits(PyObject *args, PyObject *kwds,
+                                    size_t *high, size_t *low);
+extern const char tulip_set_limits_doc[];
+
+/* transport.c.  As tulip_add_type, with the base asyncio.`base_name`, which has
+ * to have this size. */
+UVT_CHECKED int tulip_add_transport(PyObject *module, PyTypeObject **slot,
+                                    PyType_Spec *spec, const char *base_name,
+                                    Py_ssize_t base_size);
+/* Adds the methods of one of the type's files. */
+UVT_CHECKED int tulip_add_methods(PyTypeObject *type, PyMethodDef *methods);
+
 /* ---- on the hot path ---- */
 
 UVT_CHECKED static inline bool

@@ -88,27 +88,20 @@ parse_limit(PyObject *arg, Py_ssize_t *value, bool *given)
     return *value != -1 || !PyErr_Occurred();
 }
 
-PyDoc_STRVAR(set_limits_doc,
-"set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
-"Call pause_writing() when more than `high` bytes wait to be sent, and\n"
-"resume_writing() when there are `low` or less.  Default: 64 KiB, a quarter of\n"
-"high.\n\n"
-"Raises TypeError, and ValueError unless high >= low >= 0.");
-
-static PyObject *
-set_limits(TulipStream *self, PyObject *args, PyObject *kwds)
+bool
+tulip_parse_limits(PyObject *args, PyObject *kwds, size_t *high_out,
+                   size_t *low_out)
 {
     static char *names[] = {"high", "low", NULL};
     PyObject *high_arg = NULL, *low_arg = NULL;
     Py_ssize_t high, low;
     bool has_high, has_low;
-    TulipRare *rare;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwds, "|OO:set_write_buffer_limits",
                                      names, &high_arg, &low_arg)
         || !parse_limit(high_arg, &high, &has_high)
         || !parse_limit(low_arg, &low, &has_low)) {
-        return NULL;
+        return false;
     }
     if (!has_high) {
         if (!has_low) {
@@ -124,14 +117,28 @@ set_limits(TulipStream *self, PyObject *args, PyObject *kwds)
     if (low < 0 || high < low) {
         PyErr_Format(PyExc_ValueError,
                      "high (%zd) must be >= low (%zd) must be >= 0", high, low);
+        return false;
+    }
+    *high_out = (size_t)high;
+    *low_out = (size_t)low;
+    return true;
+}
+
+const char tulip_set_limits_doc[] =
+"set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+"Call pause_writing() when more than `high` bytes wait to be sent, and\n"
+"resume_writing() when there are `low` or less.  Default: 64 KiB, a quarter of\n"
+"high.\n\n"
+"Raises TypeError, and ValueError unless high >= low >= 0.";
+
+static PyObject *
+set_limits(TulipStream *self, PyObject *args, PyObject *kwds)
+{
+    TulipRare *rare = tulip_stream_rare(self);
+    if (rare == NULL
+        || !tulip_parse_limits(args, kwds, &rare->high, &rare->low)) {
         return NULL;
     }
-    rare = tulip_stream_rare(self);
-    if (rare == NULL) {
-        return NULL;
-    }
-    rare->high = (size_t)high;
-    rare->low = (size_t)low;
     if (self->queued > rare->high && tulip_stream_on_thread(self)) {
         tulip_stream_flush(self);
     }
@@ -164,7 +171,7 @@ get_size(TulipStream *self, PyObject *Py_UNUSED(ignored))
 
 PyMethodDef tulip_flow_methods[] = {
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
-     METH_VARARGS | METH_KEYWORDS, set_limits_doc},
+     METH_VARARGS | METH_KEYWORDS, tulip_set_limits_doc},
     {"get_write_buffer_limits", (PyCFunction)get_limits, METH_NOARGS,
      get_limits_doc},
     {"get_write_buffer_size", (PyCFunction)get_size, METH_NOARGS, get_size_doc},

@@ -7,21 +7,21 @@
 
 /* ---- calling it ---- */
 
-/* Debug mode's look at how long a call took; what is raised stays. */
-static void
-warn_if_slow(TulipStream *self, PyObject *what, int64_t begin)
+void
+tulip_warn_if_slow(TulipLoop *loop, PyObject *transport, PyObject *what,
+                   int64_t begin)
 {
     double seconds = (double)(tulip_now() - begin) / 1e9;
     PyObject *raised, *result;
-    if (seconds < self->loop->slow_callback_duration) {
+    if (seconds < loop->slow_callback_duration) {
         return;
     }
     raised = PyErr_GetRaisedException();
-    result = PyObject_CallMethod(self->loop->st->logger, "warning", "sOOd",
+    result = PyObject_CallMethod(loop->st->logger, "warning", "sOOd",
                                  "Executing %s of %r took %.3f seconds", what,
-                                 (PyObject *)self, seconds);
+                                 transport, seconds);
     if (result == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
+        PyErr_WriteUnraisable(transport);
     }
     Py_XDECREF(result);
     if (raised != NULL) {
@@ -47,7 +47,7 @@ tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
         (void)PyContext_Exit(context);
     }
     if (begin != 0) {
-        warn_if_slow(self, function, begin);
+        tulip_warn_if_slow(self->loop, (PyObject *)self, function, begin);
     }
     Py_DECREF(function);
     Py_DECREF(protocol);
@@ -66,7 +66,7 @@ tulip_stream_call(TulipStream *self, PyObject *name, PyObject *arg)
         (void)PyContext_Exit(context);
     }
     if (begin != 0) {
-        warn_if_slow(self, name, begin);
+        tulip_warn_if_slow(self->loop, (PyObject *)self, name, begin);
     }
     Py_DECREF(protocol);
     return result;
@@ -74,10 +74,8 @@ tulip_stream_call(TulipStream *self, PyObject *name, PyObject *arg)
 
 /* ---- the protocol ---- */
 
-/* The method `name` of the protocol or, with *bare, the function behind it: that
- * saves one object in each connection.  NULL: there is none. */
-static PyObject *
-find_method(PyObject *protocol, PyObject *name, bool *bare)
+PyObject *
+tulip_find_method(PyObject *protocol, PyObject *name, bool *bare)
 {
     PyObject *found = PyObject_GetAttr(protocol, name), *function;
     *bare = false;
@@ -133,11 +131,11 @@ tulip_stream_use_protocol(TulipStream *self, PyObject *protocol)
     if (buffered < 0 || (buffered && tulip_stream_rare(self) == NULL)) {
         return -1;
     }
-    receive = find_method(protocol, buffered ? st->str_buffer_updated
-                                             : st->str_data_received,
-                          &receive_bare);
+    receive = tulip_find_method(protocol, buffered ? st->str_buffer_updated
+                                                   : st->str_data_received,
+                                &receive_bare);
     if (buffered) {
-        get_buffer = find_method(protocol, st->str_get_buffer, &get_bare);
+        get_buffer = tulip_find_method(protocol, st->str_get_buffer, &get_bare);
     }
     old = self->protocol;
     old_receive = self->receive;
@@ -169,16 +167,16 @@ tulip_stream_forget_protocol(TulipStream *self)
 /* ---- errors ---- */
 
 void
-tulip_stream_debug(TulipStream *self, const char *format)
+tulip_debug(TulipLoop *loop, const char *format, PyObject *transport)
 {
     PyObject *result;
-    if (!self->loop->debug) {
+    if (!loop->debug) {
         return;
     }
-    result = PyObject_CallMethod(self->loop->st->logger, "debug", "sO", format,
-                                 (PyObject *)self);
+    result = PyObject_CallMethod(loop->st->logger, "debug", "sO", format,
+                                 transport);
     if (result == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
+        PyErr_WriteUnraisable(transport);
     }
     Py_XDECREF(result);
 }

@@ -146,8 +146,6 @@ UVT_NEW PyObject *tulip_stream_call(TulipStream *self, PyObject *name,
 void tulip_stream_fatal(TulipStream *self, const char *message);
 void tulip_stream_fatal_uv(TulipStream *self, int rc, const char *call,
                            const char *message);
-/* logger.debug(format, self) when the loop is in debug mode. */
-void tulip_stream_debug(TulipStream *self, const char *format);
 
 /* ---- closing.c ---- */
 

@@ -116,7 +116,7 @@ deliver_eof(TulipStream *self)
     PyObject *result, *exc;
     int keep_open;
 
-    tulip_stream_debug(self, "%r received EOF");
+    tulip_debug(self->loop, "%r received EOF", (PyObject *)self);
     self->flags |= TULIP_EOF_SEEN | TULIP_IN_CALLBACK;
     self->flags &= ~(unsigned)TULIP_READING;    /* _uv has stopped */
     result = tulip_stream_call(self, self->loop->st->str_eof_received, NULL);
@@ -430,7 +430,7 @@ stream_pause_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
     }
     self->flags |= TULIP_PAUSED;
     tulip_stream_update_reading(self);
-    tulip_stream_debug(self, "%r pauses reading");
+    tulip_debug(self->loop, "%r pauses reading", (PyObject *)self);
     Py_RETURN_NONE;
 }
 
@@ -449,7 +449,7 @@ stream_resume_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
     }
     self->flags &= ~(unsigned)TULIP_PAUSED;
     tulip_stream_update_reading(self);
-    tulip_stream_debug(self, "%r resumes reading");
+    tulip_debug(self->loop, "%r resumes reading", (PyObject *)self);
     Py_RETURN_NONE;
 }
 

@@ -467,8 +467,8 @@ static PyType_Spec stream_spec = {
     .slots = stream_slots,
 };
 
-static int
-add_methods(PyTypeObject *type, PyMethodDef *methods)
+int
+tulip_add_methods(PyTypeObject *type, PyMethodDef *methods)
 {
     for (; methods->ml_name != NULL; methods++) {
         PyObject *method = PyDescr_NewMethod(type, methods);
@@ -486,35 +486,40 @@ add_methods(PyTypeObject *type, PyMethodDef *methods)
 }
 
 int
-tulip_stream_setup(PyObject *module, TulipState *st)
+tulip_add_transport(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
+                    const char *base_name, Py_ssize_t base_size)
 {
     PyObject *asyncio = PyImport_ImportModule("asyncio"), *base;
     int rc;
     if (asyncio == NULL) {
         return -1;
     }
-    base = PyObject_GetAttrString(asyncio, "Transport");
+    base = PyObject_GetAttrString(asyncio, base_name);
     Py_DECREF(asyncio);
     if (base == NULL) {
         return -1;
     }
-    /* One slot, _extra, which is our member `extra`. */
     if (!PyType_Check(base)
-        || ((PyTypeObject *)base)->tp_basicsize
-           != (Py_ssize_t)offsetof(TulipStream, loop)) {
-        PyErr_SetString(PyExc_ImportError,
-                        "asyncio.Transport is not laid out as expected");
+        || ((PyTypeObject *)base)->tp_basicsize != base_size) {
+        PyErr_Format(PyExc_ImportError,
+                     "asyncio.%s is not laid out as expected", base_name);
         Py_DECREF(base);
         return -1;
     }
-    rc = tulip_add_type(module, &st->stream_type, &stream_spec, base);
+    rc = tulip_add_type(module, slot, spec, base);
     Py_DECREF(base);
-    if (rc < 0) {
-        return -1;
-    }
-    if (add_methods(st->stream_type, tulip_flow_methods) < 0
-        || add_methods(st->stream_type, tulip_read_methods) < 0
-        || add_methods(st->stream_type, tulip_write_methods) < 0) {
+    return rc;
+}
+
+int
+tulip_stream_setup(PyObject *module, TulipState *st)
+{
+    /* The base has one slot, _extra, which is our member `extra`. */
+    if (tulip_add_transport(module, &st->stream_type, &stream_spec, "Transport",
+                            (Py_ssize_t)offsetof(TulipStream, loop)) < 0
+        || tulip_add_methods(st->stream_type, tulip_flow_methods) < 0
+        || tulip_add_methods(st->stream_type, tulip_read_methods) < 0
+        || tulip_add_methods(st->stream_type, tulip_write_methods) < 0) {
         return -1;
     }
     return 0;
