@@ -14,7 +14,7 @@ import sys
 from asyncio.log import logger
 
 from ._transports import StreamTransport
-from ._uv import TCP
+from ._uv import TCP, Pipe
 from .resolve import ResolvingLoop, interleaved, literal_info
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
+    from ._uv import Loop as RawLoop
     from .resolve import _AddrInfo, _SockAddr
 
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
@@ -42,7 +43,7 @@ def refuse_tls(method: str, ssl: _SSL, **only_with_tls: object) -> None:
 
 
 def check_stream_socket(sock: socket.socket) -> None:
-    """Refuse what cannot become a TCP handle."""
+    """Refuse what cannot become a transport of a stream."""
     check_no_ssl_socket(sock)
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"A Stream Socket was expected, got {sock!r}")
@@ -54,20 +55,20 @@ def check_no_ssl_socket(sock: object) -> None:
         raise TypeError("Socket cannot be of type SSLSocket")
 
 
-def check_internet(method: str, sock: socket.socket) -> None:
-    """Refuse other families, by what the descriptor is: the object may have been
-    made from an inherited one with a guess, as socket.fromfd() allows."""
+def handle_for(uv_loop: RawLoop, sock: socket.socket) -> TCP | Pipe:
+    """A new handle of the kind that the socket needs.
+
+    That goes by what the descriptor is: the object may have been made from an
+    inherited one with a guess, as socket.fromfd() allows.  To libuv, any stream
+    that is not TCP is a pipe.
+    """
     family: int = sock.family
     if hasattr(socket, "SO_DOMAIN"):
         family = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
-    if family not in _INTERNET:
-        name = getattr(sock.family, "name", sock.family)
-        raise NotImplementedError(
-            f"{method}(sock=...): this loop has no transport for {name}"
-        )
+    return TCP(uv_loop) if family in _INTERNET else Pipe(uv_loop)
 
 
-def open_detached(handle: TCP, sock: socket.socket) -> None:
+def open_detached(handle: TCP | Pipe, sock: socket.socket) -> None:
     """Move the socket's descriptor into the handle."""
     handle.open(sock.fileno())
     sock.detach()
@@ -120,7 +121,6 @@ class ConnectingLoop(ResolvingLoop):
                     "host/port and sock can not be specified at the same time"
                 )
             check_stream_socket(sock)
-            check_internet("create_connection", sock)
             made = await self._adopt(protocol_factory, sock)
         elif host is None and port is None:
             raise ValueError("host and port was not specified and no sock specified")
@@ -180,7 +180,6 @@ class ConnectingLoop(ResolvingLoop):
         )
         self._check_closed()
         check_stream_socket(sock)
-        check_internet("connect_accepted_socket", sock)
         made = await self._adopt(protocol_factory, sock)
         if self.get_debug():
             logger.debug(
@@ -191,7 +190,7 @@ class ConnectingLoop(ResolvingLoop):
     # ---- from a handle or a socket to a transport ----
 
     async def _start_transport(
-        self, handle: TCP, protocol: _P, given: socket.socket | None = None
+        self, handle: TCP | Pipe, protocol: _P, given: socket.socket | None = None
     ) -> tuple[asyncio.Transport, _P]:
         waiter = self.create_future()
         try:
@@ -223,7 +222,7 @@ class ConnectingLoop(ResolvingLoop):
         sock.getpeername()  # Raises unless it is connected.
         timeout = sock.gettimeout()
         protocol = protocol_factory()
-        handle = TCP(self.uv_loop)
+        handle = handle_for(self.uv_loop, sock)
         try:
             with sock.dup() as twin:
                 open_detached(handle, twin)

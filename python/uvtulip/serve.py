@@ -16,8 +16,7 @@ import sys
 from asyncio.log import logger
 
 from . import _transports
-from ._uv import TCP
-from .connect import check_internet, check_stream_socket, open_detached, refuse_tls
+from .connect import check_stream_socket, handle_for, open_detached, refuse_tls
 from .signals import SignalLoop
 
 TYPE_CHECKING = False
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from ._uv import TCP, Pipe
     from .connect import _SSL
     from .sockets import TransportSocket
 
@@ -42,6 +42,9 @@ class Server(_transports.Server, asyncio.AbstractServer):
     _sockets: tuple[TransportSocket, ...] | None = None
     # What the caller of create_server() gave; ours to close now.
     _given: socket.socket | None = None
+    # A UNIX socket's path, to be removed at the end if the file is still the
+    # one of that number.
+    _path: tuple[str | bytes, int] | None = None
     _closed = False
 
     def __repr__(self) -> str:
@@ -126,6 +129,9 @@ class Server(_transports.Server, asyncio.AbstractServer):
         for sock in sockets or ():
             sock.detach()
         self._stop()
+        if self._path is not None:
+            remove_file(*self._path)
+            self._path = None
         forever = self._forever
         if forever is not None and not forever.done():
             self._forever = None
@@ -160,6 +166,17 @@ class Server(_transports.Server, asyncio.AbstractServer):
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def remove_file(path: str | bytes, inode: int) -> None:
+    """Remove a UNIX socket's path unless another file has taken its place."""
+    try:
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        logger.error("Unable to clean up listening UNIX socket %r: %r", path, exc)
 
 
 def _listening_socket(
@@ -256,7 +273,6 @@ class ServingLoop(SignalLoop):
                     "host/port and sock can not be specified at the same time"
                 )
             check_stream_socket(sock)
-            check_internet("create_server", sock)
             await asyncio.sleep(0)
             server = self._serve_socket(protocol_factory, sock, backlog, start_serving)
         elif host is None and port is None:
@@ -318,10 +334,10 @@ class ServingLoop(SignalLoop):
         start: bool,
     ) -> Server:
         """Make a server of sockets of our own; they are gone in any case."""
-        handles: list[TCP] = []
+        handles: list[TCP | Pipe] = []
         try:
             for sock in sockets:
-                handle = TCP(self.uv_loop)
+                handle = handle_for(self.uv_loop, sock)
                 handles.append(handle)
                 open_detached(handle, sock)
             server = Server(self, protocol_factory, handles, backlog)

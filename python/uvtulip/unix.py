@@ -1,19 +1,204 @@
-"""UNIX sockets: connections and servers."""
+"""UNIX sockets: connections and servers.
+
+Paths and errors are those of the standard library's sockets, which are set up here
+and then move into raw handles.  Everything runs on the loop's thread.
+"""
 
 from __future__ import annotations
 
-from .serve import ServingLoop
+import asyncio
+import errno
+import os
+import socket
+import stat
+import sys
+from asyncio.log import logger
+
+from .connect import check_no_ssl_socket, handle_for, open_detached, refuse_tls
+from .serve import ServingLoop, remove_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from _typeshed import StrOrBytesPath
+
+    from .connect import _SSL
+    from .serve import Server
+
+    _P = TypeVar("_P", bound=asyncio.BaseProtocol)
+
+# Seconds between two attempts while a server's queue is full: the kernel tells
+# nobody when there is room again.
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.05
+
+
+def _check_unix_socket(sock: socket.socket) -> None:
+    check_no_ssl_socket(sock)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
+
+
+def _has_file(name: str | bytes) -> bool:
+    """Whether it is a path: not a name of the abstract kind, nor none at all."""
+    return name[:1] not in ("", b"", "\0", b"\0")
+
+
+def _remove_stale(path: str | bytes) -> None:
+    """Remove what a server that ended without cleaning up has left."""
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        # The directory may let us make files only; bind() decides.
+        logger.error("Unable to check or remove stale UNIX socket %r: %r", path, exc)
+
+
+def _listening_socket(path: str | bytes) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _has_file(path):
+            _remove_stale(path)
+        sock.bind(path)
+    except OSError as exc:
+        sock.close()
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        text = f"Address {path!r} is already in use"
+        raise OSError(errno.EADDRINUSE, text) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _file_of(sock: socket.socket) -> tuple[str | bytes, int] | None:
+    """The path that the socket is bound to, and the number of the file there."""
+    path = sock.getsockname()
+    if not _has_file(path):
+        return None
+    try:
+        return path, os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
 
 
 class UnixLoop(ServingLoop):
-    """UNIX sockets: connections and servers."""
+    """create_unix_connection() and create_unix_server()."""
 
-    async def create_unix_connection(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError("create_unix_connection()")
+    async def create_unix_connection(
+        self,
+        protocol_factory: Callable[[], _P],
+        path: StrOrBytesPath | None = None,
+        *,
+        ssl: _SSL = None,
+        sock: socket.socket | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> tuple[asyncio.Transport, _P]:
+        """Connect to a UNIX socket, or take over a connected one.
 
-    async def create_unix_server(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError("create_unix_server()")
+        Returns (transport, protocol).  A path that begins with NUL is a name of
+        Linux's abstract kind.  With `sock` the transport works on that socket,
+        and closes it at its own end; when this fails or is cancelled, the socket
+        stays as it was.
+        """
+        if ssl and server_hostname is None:
+            raise ValueError("you have to pass server_hostname when using ssl")
+        refuse_tls(
+            "create_unix_connection",
+            ssl,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._check_closed()
+        if path is None:
+            if sock is None:
+                raise ValueError("no path and sock were specified")
+            _check_unix_socket(sock)
+            return await self._adopt(protocol_factory, sock)
+        if sock is not None:
+            raise ValueError("path and sock can not be specified at the same time")
+        with await self._connect_unix(os.fspath(path)) as ours:
+            handle = handle_for(self.uv_loop, ours)
+            try:
+                open_detached(handle, ours)
+                protocol = protocol_factory()
+            except BaseException:
+                handle.close()
+                raise
+        return await self._start_transport(handle, protocol)
+
+    async def _connect_unix(self, path: str | bytes) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            pause = _FIRST_PAUSE
+            while True:
+                try:
+                    sock.connect(path)
+                    return sock
+                except BlockingIOError:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def create_unix_server(  # type: ignore[override]
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        path: StrOrBytesPath | None = None,
+        *,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: _SSL = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+        cleanup_socket: bool = sys.version_info >= (3, 13),
+    ) -> Server:
+        """Listen on a UNIX socket.
+
+        A socket that a server has left at the path is removed first; with
+        `cleanup_socket` (the default since Python 3.13) the server removes its own
+        when it is closed.  A path that begins with NUL is a name of Linux's
+        abstract kind.  With `sock` the server listens on that socket, and closes
+        it at its own end; when this fails, the socket stays as it was.
+        """
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        refuse_tls(
+            "create_unix_server",
+            ssl,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._check_closed()
+        if path is None:
+            if sock is None:
+                raise ValueError("path was not specified, and no sock specified")
+            _check_unix_socket(sock)
+            file = _file_of(sock) if cleanup_socket else None
+            server = self._serve_socket(protocol_factory, sock, backlog, start_serving)
+        else:
+            if sock is not None:
+                raise ValueError("path and sock can not be specified at the same time")
+            ours = _listening_socket(os.fspath(path))
+            file = _file_of(ours) if cleanup_socket else None
+            try:
+                server = self._serve(protocol_factory, [ours], backlog, start_serving)
+            except BaseException:
+                if file is not None:
+                    remove_file(*file)
+                raise
+        server._path = file
+        if self.get_debug():
+            logger.info("%r is serving", server)
+        return server

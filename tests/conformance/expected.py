@@ -5,7 +5,6 @@ harm the tests after them.  A test that some version of Python lacks is no matte
 """
 
 TLS = "TLS is not part of uvtulip yet"
-UNIX = "UNIX sockets are not part of uvtulip yet"
 UDP = "datagram endpoints are not part of uvtulip yet"
 PIPES = "pipes are not part of uvtulip yet"
 SUBPROCESS = "subprocesses are not part of uvtulip yet"
@@ -25,13 +24,10 @@ FAILING: dict[str, str] = {
     "test_events.SelectEventLoopTests.test_create_server_ssl_verified": TLS,
     "test_events.SelectEventLoopTests.test_create_server_ssl_verify_failed": TLS,
     "test_events.SelectEventLoopTests.test_create_ssl_connection": TLS,
-    "test_events.SelectEventLoopTests.test_create_ssl_unix_connection": UNIX,
-    "test_events.SelectEventLoopTests.test_create_unix_connection": UNIX,
-    "test_events.SelectEventLoopTests.test_create_unix_server": UNIX,
-    "test_events.SelectEventLoopTests.test_create_unix_server_path_socket_error": UNIX,
-    "test_events.SelectEventLoopTests.test_create_unix_server_ssl": UNIX,
-    "test_events.SelectEventLoopTests.test_create_unix_server_ssl_verified": UNIX,
-    "test_events.SelectEventLoopTests.test_create_unix_server_ssl_verify_failed": UNIX,
+    "test_events.SelectEventLoopTests.test_create_ssl_unix_connection": TLS,
+    "test_events.SelectEventLoopTests.test_create_unix_server_ssl": TLS,
+    "test_events.SelectEventLoopTests.test_create_unix_server_ssl_verified": TLS,
+    "test_events.SelectEventLoopTests.test_create_unix_server_ssl_verify_failed": TLS,
     "test_events.SelectEventLoopTests.test_datagram_send_to_non_listening_address": UDP,
     "test_events.SelectEventLoopTests.test_prompt_cancellation": INTERNALS,
     "test_events.SelectEventLoopTests.test_read_pipe": PIPES,
@@ -58,19 +54,10 @@ FAILING: dict[str, str] = {
     "test_events.SelectEventLoopTests.test_write_pipe": PIPES,
     "test_events.SelectEventLoopTests.test_write_pipe_disconnect_on_close": PIPES,
     "test_events.SelectEventLoopTests.test_write_pty": PIPES,
-    "test_server.SelectorStartServerTests.test_start_unix_server_1": UNIX,
-    "test_server.UnixServerCleanupTests.test_unix_server_addr_cleanup": UNIX,
-    "test_server.UnixServerCleanupTests.test_unix_server_cleanup_gone": UNIX,
-    "test_server.UnixServerCleanupTests.test_unix_server_cleanup_prevented": UNIX,
-    "test_server.UnixServerCleanupTests.test_unix_server_cleanup_replaced": UNIX,
-    "test_server.UnixServerCleanupTests.test_unix_server_sock_cleanup": UNIX,
     "test_streams.StreamTests.test_open_connection_no_loop_ssl": TLS,
-    "test_streams.StreamTests.test_open_unix_connection": UNIX,
-    "test_streams.StreamTests.test_open_unix_connection_error": UNIX,
-    "test_streams.StreamTests.test_open_unix_connection_no_loop_ssl": UNIX,
+    "test_streams.StreamTests.test_open_unix_connection_no_loop_ssl": TLS,
     "test_streams.StreamTests.test_read_all_from_pipe_reader": PIPES,
     "test_streams.StreamTests.test_start_tls": TLS,
-    "test_streams.StreamTests.test_start_unix_server": UNIX,
 }
 
 EXCLUDED: dict[str, str] = {}

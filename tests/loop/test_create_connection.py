@@ -515,9 +515,6 @@ def test_wrong_kind_of_socket(no_leak):
             for method in loop.create_connection, loop.connect_accepted_socket:
                 with pytest.raises(ValueError, match="A Stream Socket was expected"):
                     await method(Recorder, sock=sock)
-        one, two = socket.socketpair()
-        with one, two, pytest.raises(NotImplementedError, match="AF_UNIX"):
-            await loop.create_connection(Recorder, sock=one)
 
     run(main())
 

@@ -15,8 +15,12 @@ def never(*args):
 
 
 CALLS = {
-    "create_unix_connection": lambda loop: loop.create_unix_connection(never, "/x"),
-    "create_unix_server": lambda loop: loop.create_unix_server(never, "/nowhere/x"),
+    "create_unix_connection": lambda loop: loop.create_unix_connection(
+        never, "/x", ssl=True, server_hostname="h"
+    ),
+    "create_unix_server": lambda loop: loop.create_unix_server(
+        never, "/nowhere/x", ssl=object()
+    ),
     "create_datagram_endpoint": lambda loop: loop.create_datagram_endpoint(
         never, local_addr=("127.0.0.1", 0)
     ),
