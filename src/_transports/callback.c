@@ -290,58 +290,6 @@ tulip_callback_cancel(TulipCallback *self)
     return 0;
 }
 
-/* ---- arguments of call_soon() and the like ---- */
-
-bool
-tulip_bind_slow(TulipState *st, const char *method, const char *time_name,
-                PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                TulipCall *call)
-{
-    Py_ssize_t used = 0;
-    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
-    memset(call, 0, sizeof(*call));
-    if (time_name != NULL && nargs > used) {
-        call->time = args[used++];
-    }
-    if (nargs > used) {
-        call->callable = args[used++];
-    }
-    call->args = args + used;
-    call->nargs = nargs - used;
-    for (Py_ssize_t i = 0; i < nkw; i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i), **slot = NULL;
-        if (PyUnicode_CompareWithASCIIString(name, "context") == 0) {
-            slot = &call->context;
-        }
-        else if (PyUnicode_CompareWithASCIIString(name, "callback") == 0) {
-            slot = &call->callable;
-        }
-        else if (time_name != NULL
-                 && PyUnicode_CompareWithASCIIString(name, time_name) == 0) {
-            slot = &call->time;
-        }
-        if (slot == NULL || *slot != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         slot == NULL
-                         ? "%s() got an unexpected keyword argument '%U'"
-                         : "%s() got multiple values for argument '%U'",
-                         method, name);
-            return false;
-        }
-        *slot = args[nargs + i];
-    }
-    if (call->context == Py_None) {
-        call->context = NULL;
-    }
-    if (call->callable == NULL || (time_name != NULL && call->time == NULL)) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required argument: '%s'", method,
-                     call->callable == NULL ? "callback" : time_name);
-        return false;
-    }
-    return true;
-}
-
 /* ---- methods ---- */
 
 PyDoc_STRVAR(cancel_doc,

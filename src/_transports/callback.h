@@ -42,7 +42,7 @@ typedef struct TulipCallback {
 
 /* What call_soon() and the like were called with; all borrowed. */
 typedef struct TulipCall {
-    PyObject *time;             /* delay or when; NULL where there is none */
+    PyObject *first;            /* delay, when or fd; NULL where there is none */
     PyObject *callable;
     PyObject *const *args;
     Py_ssize_t nargs;
@@ -71,13 +71,6 @@ void tulip_callback_drop(TulipCallback *self);
 /* Frees the memory that is kept for new handles. */
 void tulip_callback_free_list(struct TulipLoop *loop);
 
-/* Fills `call` from (time if it has a name, callback, *args, context=None);
- * false with TypeError.  The general case; tulip_bind is the quick one. */
-UVT_CHECKED bool tulip_bind_slow(TulipState *st, const char *method,
-                                 const char *time_name, PyObject *const *args,
-                                 Py_ssize_t nargs, PyObject *kwnames,
-                                 TulipCall *call);
-
 static inline void
 tulip_callback_track(TulipCallback *self)
 {
@@ -86,6 +79,14 @@ tulip_callback_track(TulipCallback *self)
         PyObject_GC_Track(self);
     }
 }
+
+/* ---- arguments.c ---- */
+
+/* Fills `call` from (first if it has a name, callback, *args, context=None);
+ * false with TypeError.  The general case; tulip_bind is the quick one. */
+UVT_CHECKED bool tulip_bind_slow(const char *method, const char *first_name,
+                                 PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames, TulipCall *call);
 
 /* ---- invoke.c ---- */
 

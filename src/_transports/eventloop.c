@@ -430,31 +430,31 @@ PyDoc_STRVAR(create_future_doc,
 "create_future($self, /)\n--\n\nA new asyncio.Future of this loop.");
 
 PyDoc_STRVAR(create_task_doc,
-"create_task($self, coro, /, **kwargs)\n--\n\n"
+"create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
 "A task that runs the coroutine, made by the task factory if there is one.\n"
 "The keyword arguments (name, context, ...) are those of asyncio.Task.");
 
 PyDoc_STRVAR(set_task_factory_doc,
-"set_task_factory($self, factory, /)\n--\n\n"
+"set_task_factory($self, factory)\n--\n\n"
 "Have create_task() call factory(loop, coro, **kwargs); None: asyncio.Task.");
 
 PyDoc_STRVAR(get_task_factory_doc,
 "get_task_factory($self, /)\n--\n\nThe task factory, or None.");
 
 PyDoc_STRVAR(call_soon_doc,
-"call_soon($self, callback, /, *args, context=None)\n--\n\n"
+"call_soon($self, callback, *args, context=None)\n--\n\n"
 "Have callback(*args) called in the next turn, in the order of these calls.");
 
 PyDoc_STRVAR(call_soon_threadsafe_doc,
-"call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+"call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
 "As call_soon(), from any thread or a signal handler.");
 
 PyDoc_STRVAR(call_later_doc,
-"call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+"call_later($self, delay, callback, *args, context=None)\n--\n\n"
 "Have callback(*args) called after `delay` seconds.");
 
 PyDoc_STRVAR(call_at_doc,
-"call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+"call_at($self, when, callback, *args, context=None)\n--\n\n"
 "Have callback(*args) called when time() has reached `when`.");
 
 PyDoc_STRVAR(stop_doc,
@@ -472,22 +472,22 @@ PyDoc_STRVAR(set_signal_hook_doc,
 "handlers; None: no more.");
 
 PyDoc_STRVAR(add_reader_doc,
-"add_reader($self, fd, callback, /, *args)\n--\n\n"
+"add_reader($self, fd, callback, *args, context=None)\n--\n\n"
 "Call callback(*args) whenever the descriptor (an int, or an object with\n"
 "fileno()) can be read from.  Replaces the reader that was there.\n\n"
 "Raises ValueError, OSError (EPERM: it cannot be waited for, EBADF) and\n"
 "RuntimeError (another handle of the loop uses it).");
 
 PyDoc_STRVAR(add_writer_doc,
-"add_writer($self, fd, callback, /, *args)\n--\n\n"
+"add_writer($self, fd, callback, *args, context=None)\n--\n\n"
 "As add_reader(), for when it can be written to.");
 
 PyDoc_STRVAR(remove_reader_doc,
-"remove_reader($self, fd, /)\n--\n\n"
+"remove_reader($self, fd)\n--\n\n"
 "Cancel the reader of the descriptor; False: there was none.");
 
 PyDoc_STRVAR(remove_writer_doc,
-"remove_writer($self, fd, /)\n--\n\n"
+"remove_writer($self, fd)\n--\n\n"
 "Cancel the writer of the descriptor; False: there was none.");
 
 #define FAST(function) (PyCFunction)(void (*)(void))function
@@ -511,8 +511,8 @@ static PyMethodDef loop_methods[] = {
      create_future_doc},
     {"create_task", FAST(tulip_loop_py_create_task), METH_FASTCALL | METH_KEYWORDS,
      create_task_doc},
-    {"set_task_factory", (PyCFunction)tulip_loop_py_set_task_factory, METH_O,
-     set_task_factory_doc},
+    {"set_task_factory", FAST(tulip_loop_py_set_task_factory),
+     METH_FASTCALL | METH_KEYWORDS, set_task_factory_doc},
     {"get_task_factory", (PyCFunction)tulip_loop_py_get_task_factory, METH_NOARGS,
      get_task_factory_doc},
     {"stop", (PyCFunction)tulip_loop_stop, METH_NOARGS, stop_doc},
@@ -520,14 +520,14 @@ static PyMethodDef loop_methods[] = {
     {"is_closed", (PyCFunction)loop_is_closed, METH_NOARGS, is_closed_doc},
     {"get_debug", (PyCFunction)loop_get_debug, METH_NOARGS, get_debug_doc},
     {"set_debug", (PyCFunction)loop_set_debug, METH_O, set_debug_doc},
-    {"add_reader", FAST(tulip_loop_py_add_reader), METH_FASTCALL,
-     add_reader_doc},
-    {"add_writer", FAST(tulip_loop_py_add_writer), METH_FASTCALL,
-     add_writer_doc},
-    {"remove_reader", (PyCFunction)tulip_loop_py_remove_reader, METH_O,
-     remove_reader_doc},
-    {"remove_writer", (PyCFunction)tulip_loop_py_remove_writer, METH_O,
-     remove_writer_doc},
+    {"add_reader", FAST(tulip_loop_py_add_reader),
+     METH_FASTCALL | METH_KEYWORDS, add_reader_doc},
+    {"add_writer", FAST(tulip_loop_py_add_writer),
+     METH_FASTCALL | METH_KEYWORDS, add_writer_doc},
+    {"remove_reader", FAST(tulip_loop_py_remove_reader),
+     METH_FASTCALL | METH_KEYWORDS, remove_reader_doc},
+    {"remove_writer", FAST(tulip_loop_py_remove_writer),
+     METH_FASTCALL | METH_KEYWORDS, remove_writer_doc},
     {"_run", (PyCFunction)tulip_loop_run, METH_NOARGS, run_doc},
     {"_close", (PyCFunction)loop_close, METH_NOARGS, close_doc},
     {"_check_closed", (PyCFunction)loop_check_closed, METH_NOARGS,

@@ -143,17 +143,20 @@ PyObject *tulip_loop_py_set_signal_hook(TulipLoop *self, PyObject *hook);
 PyObject *tulip_loop_py_create_future(TulipLoop *self, PyObject *unused);
 PyObject *tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
                                     Py_ssize_t nargs, PyObject *kwnames);
-PyObject *tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *factory);
+PyObject *tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *const *args,
+                                         Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_get_task_factory(TulipLoop *self, PyObject *unused);
 
 /* ---- readiness.c ---- */
 
 PyObject *tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
-                                   Py_ssize_t nargs);
+                                   Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
-                                   Py_ssize_t nargs);
-PyObject *tulip_loop_py_remove_reader(TulipLoop *self, PyObject *fileobj);
-PyObject *tulip_loop_py_remove_writer(TulipLoop *self, PyObject *fileobj);
+                                   Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tulip_loop_py_remove_reader(TulipLoop *self, PyObject *const *args,
+                                      Py_ssize_t nargs, PyObject *kwnames);
+PyObject *tulip_loop_py_remove_writer(TulipLoop *self, PyObject *const *args,
+                                      Py_ssize_t nargs, PyObject *kwnames);
 
 /* ---- for transports of every kind ---- */
 
@@ -192,19 +195,19 @@ tulip_loop_check_call(TulipLoop *self, const char *method, PyObject *callable,
 
 /* Fills `call`; false with TypeError. */
 UVT_CHECKED static inline bool
-tulip_bind(TulipLoop *self, const char *method, const char *time_name,
+tulip_bind(TulipLoop *self, const char *method, const char *first_name,
            PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
            TulipCall *call)
 {
-    const Py_ssize_t first = time_name != NULL;
+    const Py_ssize_t first = first_name != NULL;
     bool has_context = kwnames != NULL && PyTuple_GET_SIZE(kwnames) == 1
         && PyTuple_GET_ITEM(kwnames, 0) == self->st->str_context;
     if (nargs <= first || (kwnames != NULL && !has_context)) {
-        return tulip_bind_slow(self->st, method, time_name, args, nargs,
-                               kwnames, call);
+        return tulip_bind_slow(method, first_name, args, nargs, kwnames,
+                               call);
     }
     *call = (TulipCall){
-        .time = first ? args[0] : NULL,
+        .first = first ? args[0] : NULL,
         .callable = args[first],
         .args = args + first + 1,
         .nargs = nargs - first - 1,

@@ -425,25 +425,22 @@ watch(TulipLoop *loop, int fd, int event)
 
 static PyObject *
 add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
-             Py_ssize_t nargs, int event)
+             Py_ssize_t nargs, PyObject *kwnames, int event)
 {
     TulipCallback *handle, **slot, *old;
     PyObject *fileobj;
     Watcher *self;
+    TulipCall call;
     int fd, rc = 0;
 
-    if (nargs < 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing required argument: '%s'", method,
-                     nargs == 0 ? "fd" : "callback");
-        return NULL;
-    }
-    if (parse_fd(args[0], false, &fd, &fileobj) < 0
-        || !tulip_loop_check_call(loop, method, args[1], true)) {
+    if (!tulip_bind(loop, method, "fd", args, nargs, kwnames, &call)
+        || parse_fd(call.first, false, &fd, &fileobj) < 0
+        || !tulip_loop_check_call(loop, method, call.callable, true)) {
         return NULL;
     }
     /* First, since it can run the collector, which can run anything. */
-    handle = tulip_callback_new(loop, args[1], args + 2, nargs - 2, NULL, false);
+    handle = tulip_callback_new(loop, call.callable, call.args, call.nargs,
+                                call.context, false);
     if (handle == NULL) {
         return NULL;
     }
@@ -474,7 +471,7 @@ remove_callback(TulipLoop *loop, PyObject *arg, int event)
     Watcher *self;
     int fd, rc;
 
-    if (parse_fd(arg, true, &fd, &fileobj) < 0
+    if (arg == NULL || parse_fd(arg, true, &fd, &fileobj) < 0
         || !tulip_loop_check_thread(loop)) {
         return NULL;
     }
@@ -499,28 +496,34 @@ remove_callback(TulipLoop *loop, PyObject *arg, int event)
 
 PyObject *
 tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
-                         Py_ssize_t nargs)
+                         Py_ssize_t nargs, PyObject *kwnames)
 {
-    return add_callback(self, "add_reader", args, nargs, UV_READABLE);
+    return add_callback(self, "add_reader", args, nargs, kwnames, UV_READABLE);
 }
 
 PyObject *
 tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
-                         Py_ssize_t nargs)
+                         Py_ssize_t nargs, PyObject *kwnames)
 {
-    return add_callback(self, "add_writer", args, nargs, UV_WRITABLE);
+    return add_callback(self, "add_writer", args, nargs, kwnames, UV_WRITABLE);
 }
 
 PyObject *
-tulip_loop_py_remove_reader(TulipLoop *self, PyObject *fileobj)
+tulip_loop_py_remove_reader(TulipLoop *self, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames)
 {
-    return remove_callback(self, fileobj, UV_READABLE);
+    return remove_callback(
+        self, tulip_only_arg("remove_reader", "fd", args, nargs, kwnames),
+        UV_READABLE);
 }
 
 PyObject *
-tulip_loop_py_remove_writer(TulipLoop *self, PyObject *fileobj)
+tulip_loop_py_remove_writer(TulipLoop *self, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames)
 {
-    return remove_callback(self, fileobj, UV_WRITABLE);
+    return remove_callback(
+        self, tulip_only_arg("remove_writer", "fd", args, nargs, kwnames),
+        UV_WRITABLE);
 }
 
 /* ---- the type ---- */

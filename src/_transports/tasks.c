@@ -141,8 +141,14 @@ tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
 }
 
 PyObject *
-tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *factory)
+tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *const *args,
+                               Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *factory = tulip_only_arg("set_task_factory", "factory", args, nargs,
+                                       kwnames);
+    if (factory == NULL) {
+        return NULL;
+    }
     if (factory != Py_None && !PyCallable_Check(factory)) {
         PyErr_SetString(PyExc_TypeError,
                         "task factory must be a callable or None");

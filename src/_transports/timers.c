@@ -317,11 +317,11 @@ tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
     if (!tulip_bind(self, "call_later", "delay", args, nargs, kwnames, &call)) {
         return NULL;
     }
-    if (call.time == Py_None) {
+    if (call.first == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
     }
-    delay = PyFloat_AsDouble(call.time);
+    delay = PyFloat_AsDouble(call.first);
     if ((delay == -1.0 && PyErr_Occurred())
         || !tulip_loop_check_call(self, "call_later", call.callable, true)) {
         return NULL;
@@ -338,11 +338,11 @@ tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
     if (!tulip_bind(self, "call_at", "when", args, nargs, kwnames, &call)) {
         return NULL;
     }
-    if (call.time == Py_None) {
+    if (call.first == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
         return NULL;
     }
-    when = PyFloat_AsDouble(call.time);
+    when = PyFloat_AsDouble(call.first);
     if ((when == -1.0 && PyErr_Occurred())
         || !tulip_loop_check_call(self, "call_at", call.callable, true)) {
         return NULL;

@@ -395,13 +395,16 @@ stream_get_protocol(TulipStream *self, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(set_protocol_doc,
-"set_protocol($self, protocol, /)\n--\n\n"
+"set_protocol($self, protocol)\n--\n\n"
 "Deliver to another protocol from now on: a Protocol or a BufferedProtocol.");
 
 static PyObject *
-stream_set_protocol(TulipStream *self, PyObject *protocol)
+stream_set_protocol(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
 {
-    if (!tulip_stream_check_thread(self)
+    PyObject *protocol = tulip_only_arg("set_protocol", "protocol", args, nargs,
+                                        kwnames);
+    if (protocol == NULL || !tulip_stream_check_thread(self)
         || tulip_stream_use_protocol(self, protocol) < 0) {
         return NULL;
     }
@@ -428,7 +431,8 @@ static PyMethodDef stream_methods[] = {
     {"is_closing", (PyCFunction)stream_is_closing, METH_NOARGS, is_closing_doc},
     {"get_protocol", (PyCFunction)stream_get_protocol, METH_NOARGS,
      get_protocol_doc},
-    {"set_protocol", (PyCFunction)stream_set_protocol, METH_O, set_protocol_doc},
+    {"set_protocol", (PyCFunction)(void (*)(void))stream_set_protocol,
+     METH_FASTCALL | METH_KEYWORDS, set_protocol_doc},
     {"get_extra_info", (PyCFunction)(void (*)(void))tulip_stream_get_extra_info,
      METH_VARARGS | METH_KEYWORDS, get_extra_info_doc},
     {NULL},

@@ -57,6 +57,25 @@ UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_add_type(PyObject *module, PyTypeObject **slot,
                                PyType_Spec *spec, PyObject *bases);
 
+/* ---- arguments.c ---- */
+
+/* The general case of tulip_only_arg. */
+UVT_CHECKED UVT_BORROWED PyObject *
+tulip_only_arg_slow(const char *method, const char *name, PyObject *const *args,
+                    Py_ssize_t nargs, PyObject *kwnames);
+
+/* The argument of a method that takes one, by position or by its name; NULL
+ * with TypeError. */
+UVT_CHECKED UVT_BORROWED static inline PyObject *
+tulip_only_arg(const char *method, const char *name, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *kwnames)
+{
+    return nargs == 1 && kwnames == NULL
+        ? args[0] : tulip_only_arg_slow(method, name, args, nargs, kwnames);
+}
+
+/* ---- transportsmodule.c ---- */
+
 /* Gives a class its own descriptor for each C method that it inherits, unless a
  * class between has another attribute of that name; None. */
 UVT_NEW PyObject *tulip_own_methods(PyObject *cls, PyObject *unused);

@@ -116,7 +116,7 @@ write_piece(TulipStream *self, PyObject *data)
 }
 
 PyDoc_STRVAR(write_doc,
-"write($self, data, /)\n--\n\n"
+"write($self, data)\n--\n\n"
 "Send data: bytes, bytearray or memoryview.  It leaves when the callback that\n"
 "wrote returns, together with all else that was written until then, or at once\n"
 "above the high-water mark.  A buffer that can change may do so after this call.\n\n"
@@ -124,10 +124,12 @@ PyDoc_STRVAR(write_doc,
 "contiguous).");
 
 static PyObject *
-stream_write(TulipStream *self, PyObject *data)
+stream_write(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
 {
+    PyObject *data = tulip_only_arg("write", "data", args, nargs, kwnames);
     int rc;
-    if (!PyBytes_CheckExact(data) && !check_data(data)) {
+    if (data == NULL || (!PyBytes_CheckExact(data) && !check_data(data))) {
         return NULL;
     }
     if (self->flags & (TULIP_EOF_SENT | TULIP_LOST)) {
@@ -214,14 +216,19 @@ writelines(TulipStream *self, PyObject *list)
 }
 
 PyDoc_STRVAR(writelines_doc,
-"writelines($self, list_of_data, /)\n--\n\n"
+"writelines($self, list_of_data)\n--\n\n"
 "write() each member of an iterable.");
 
 static PyObject *
-stream_writelines(TulipStream *self, PyObject *arg)
+stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
-    PyObject *list;
+    PyObject *list, *arg = tulip_only_arg("writelines", "list_of_data", args,
+                                          nargs, kwnames);
     int rc = 0;
+    if (arg == NULL) {
+        return NULL;
+    }
     if (self->flags & TULIP_EOF_SENT) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot call writelines() after write_eof()");
@@ -277,8 +284,10 @@ stream_can_write_eof(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
 }
 
 PyMethodDef tulip_write_methods[] = {
-    {"write", (PyCFunction)stream_write, METH_O, write_doc},
-    {"writelines", (PyCFunction)stream_writelines, METH_O, writelines_doc},
+    {"write", (PyCFunction)(void (*)(void))stream_write,
+     METH_FASTCALL | METH_KEYWORDS, write_doc},
+    {"writelines", (PyCFunction)(void (*)(void))stream_writelines,
+     METH_FASTCALL | METH_KEYWORDS, writelines_doc},
     {"write_eof", (PyCFunction)stream_write_eof, METH_NOARGS, write_eof_doc},
     {"can_write_eof", (PyCFunction)stream_can_write_eof, METH_NOARGS,
      can_write_eof_doc},
