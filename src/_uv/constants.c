@@ -78,6 +78,8 @@ static const Constant constants[] = {
 #if UV_VERSION_HEX >= 0x013300
     CONSTANT(UV_TTY_MODE_RAW_VT),
 #endif
+    CONSTANT(UV_TTY_SUPPORTED),
+    CONSTANT(UV_TTY_UNSUPPORTED),
     /* Process and StdIO. */
     CONSTANT(UV_PROCESS_SETUID),
     CONSTANT(UV_PROCESS_SETGID),

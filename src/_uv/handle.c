@@ -12,6 +12,8 @@
 #include "loop.h"
 #include "request.h"
 #include "poll.h"
+#include "process.h"
+#include "tty.h"
 
 /* ---- boxes ---- */
 
@@ -44,6 +46,13 @@ static bool
 box_is_closing(const UvtBox *box)
 {
     return uv_is_closing(&box->uv.handle);
+}
+
+static bool
+box_is_active(const UvtBox *box)
+{
+    return box->uv.handle.type == UV_PROCESS ? uvt_process_running(box)
+                                             : uv_is_active(&box->uv.handle);
 }
 
 void
@@ -103,11 +112,17 @@ uvt_box_close(UvtBox *box)
     if (box_is_closing(box)) {
         return;
     }
+    if (box->uv.handle.type == UV_TTY) {
+        uvt_tty_restore(&box->uv.tty);
+    }
     if (box->uv.handle.type == UV_POLL) {
         uvt_poll_close(&box->uv.poll, uvt_on_closed);
     }
     else {
         uv_close(&box->uv.handle, uvt_on_closed);
+    }
+    if (box->uv.handle.type == UV_PROCESS) {
+        uvt_children_update(box->uv.handle.loop->data);
     }
 }
 
@@ -280,6 +295,8 @@ is_busy(const UvtHandle *self)
         return false;
     case UV_UDP:
         return self->reading;
+    case UV_PROCESS:
+        return uvt_process_running(self->box) || uvt_process_untold(self->box);
     default:
         return uv_is_active(&self->box->uv.handle) != 0;
     }
@@ -462,7 +479,7 @@ handle_get_active(UvtHandle *self, void *Py_UNUSED(closure))
         return NULL;
     }
     return PyBool_FromLong(self->box != NULL && !box_is_closing(self->box)
-                           && uv_is_active(&self->box->uv.handle));
+                           && box_is_active(self->box));
 }
 
 static PyObject *
@@ -535,7 +552,7 @@ handle_repr(UvtHandle *self)
     else if (box_is_closing(self->box)) {
         state = "closing";
     }
-    else if (!uv_is_active(&self->box->uv.handle)) {
+    else if (!box_is_active(self->box)) {
         state = "idle";
     }
     return PyUnicode_FromFormat("<%s %s at %p>", Py_TYPE(self)->tp_name, state,

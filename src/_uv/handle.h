@@ -34,6 +34,10 @@ typedef struct UvtBox {
         uv_idle_t idle;
         uv_prepare_t prepare;
         uv_check_t check;
+        uv_process_t process;
+        uv_tty_t tty;
+        uv_fs_event_t fs_event;
+        uv_fs_poll_t fs_poll;
     } uv;                           /* its data is this box */
 } UvtBox;
 

@@ -16,6 +16,7 @@ typedef struct UvtCore {
     uv_prepare_t before_poll;       /* last to run before the poll */
     struct UvtBox *boxes;           /* list of all handles' boxes */
     struct UvtJob *jobs;            /* list of requests of no handle (task.h) */
+    struct UvtChildren *children;   /* of process.c; NULL: none yet */
     struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
     bool orphans;       /* a box lost its object where it could not be closed */
 } UvtCore;

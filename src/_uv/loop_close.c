@@ -5,6 +5,7 @@
 #include "errors.h"
 #include "handle.h"
 #include "loop.h"
+#include "process.h"
 #include "task.h"
 
 /* Closes what libuv still has without calling Python, then frees the core.  A
@@ -24,6 +25,7 @@ core_free(UvtCore *core)
         }
         uvt_box_close(box);
     }
+    uvt_children_free(core);
     if (!uv_is_closing((uv_handle_t *)&core->before_poll)) {
         uv_close((uv_handle_t *)&core->before_poll, NULL);
     }

@@ -137,14 +137,20 @@ fd_in_use(UvtCore *core, int fd)
 int
 uvt_fd_check(UvtHandle *self, int fd, int type, bool pipes)
 {
-    struct stat st;
     uv_os_fd_t own;
-    int its_type;
-    socklen_t size = sizeof(its_type);
-
     if (uv_fileno(&self->box->uv.handle, &own) == 0) {
         return UV_EBUSY;
     }
+    return uvt_fd_check_new(self->loop->core, fd, type, pipes);
+}
+
+int
+uvt_fd_check_new(UvtCore *core, int fd, int type, bool pipes)
+{
+    struct stat st;
+    int its_type;
+    socklen_t size = sizeof(its_type);
+
     if (fstat(fd, &st) < 0) {
         return uv_translate_sys_error(errno);
     }
@@ -169,7 +175,7 @@ uvt_fd_check(UvtHandle *self, int fd, int type, bool pipes)
     else if (its_type != type) {
         return UV_EPROTOTYPE;
     }
-    return fd_in_use(self->loop->core, fd) ? UV_EEXIST : 0;
+    return fd_in_use(core, fd) ? UV_EEXIST : 0;
 }
 
 /* ---- functions of the module ---- */

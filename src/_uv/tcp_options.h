@@ -5,6 +5,8 @@
 
 #include "handle.h"
 
+struct UvtCore;
+
 PyObject *uvt_tcp_nodelay(UvtHandle *self, PyObject *arg);
 PyObject *uvt_tcp_keepalive(UvtHandle *self, PyObject *const *args,
                             Py_ssize_t nargs);
@@ -21,6 +23,9 @@ UVT_CHECKED int uvt_fd_family(int fd);
  * (SOCK_STREAM, SOCK_DGRAM).  For SOCK_STREAM with `pipes` it may also be a
  * pipe, a FIFO or a terminal.  A libuv status; nothing is changed. */
 UVT_CHECKED int uvt_fd_check(UvtHandle *self, int fd, int type, bool pipes);
+/* The same for a handle that does not exist yet. */
+UVT_CHECKED int uvt_fd_check_new(struct UvtCore *core, int fd, int type,
+                                 bool pipes);
 
 /* socketpair() and pipe() of the module. */
 extern PyMethodDef uvt_tcp_options_functions[];

@@ -181,6 +181,7 @@ stop(UvtHandle *self)
     switch (self->kind) {
     case UV_TCP:
     case UV_NAMED_PIPE:
+    case UV_TTY:
         uvt_stream_read_stop(self);
         break;
     case UV_UDP:

@@ -3,6 +3,7 @@
  */
 #include "uvmodule.h"
 #include "pool.h"
+#include "process.h"
 #include "tcp_options.h"
 
 UvtState *
@@ -56,15 +57,18 @@ module_exec(PyObject *module)
         || uvt_stream_setup(module, st) < 0
         || uvt_tcp_setup(module, st) < 0
         || uvt_pipe_setup(module, st) < 0
+        || uvt_tty_setup(module, st) < 0
         || uvt_udp_setup(module, st) < 0
         || uvt_poll_setup(module, st) < 0
         || uvt_timer_setup(module, st) < 0
         || uvt_signal_setup(module, st) < 0
         || uvt_async_setup(module, st) < 0
         || uvt_watcher_setup(module, st) < 0
+        || uvt_process_setup(module, st) < 0
         || uvt_task_setup(module, st) < 0
         || uvt_work_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
+        || PyModule_AddFunctions(module, uvt_process_functions) < 0
         || uvt_capi_setup(module, st) < 0) {
         return -1;
     }
@@ -73,9 +77,9 @@ module_exec(PyObject *module)
 
 #define FOR_EACH_REFERENCE(DO) \
     DO(loop_type) DO(handle_type) DO(stream_type) DO(tcp_type) DO(pipe_type) \
-    DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
-    DO(idle_type) DO(prepare_type) DO(check_type) DO(request_type) \
-    DO(work_request_type) DO(default_loop) \
+    DO(tty_type) DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
+    DO(idle_type) DO(prepare_type) DO(check_type) DO(process_type) \
+    DO(stdio_type) DO(request_type) DO(work_request_type) DO(default_loop) \
     DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
 
 static int

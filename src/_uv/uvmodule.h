@@ -43,6 +43,7 @@ typedef struct UvtState {
     PyTypeObject *stream_type;
     PyTypeObject *tcp_type;
     PyTypeObject *pipe_type;
+    PyTypeObject *tty_type;
     PyTypeObject *udp_type;
     PyTypeObject *poll_type;
     PyTypeObject *timer_type;
@@ -51,6 +52,8 @@ typedef struct UvtState {
     PyTypeObject *idle_type;
     PyTypeObject *prepare_type;
     PyTypeObject *check_type;
+    PyTypeObject *process_type;
+    PyTypeObject *stdio_type;
     PyTypeObject *request_type;
     PyTypeObject *work_request_type;
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
@@ -80,12 +83,14 @@ UVT_CHECKED int uvt_handle_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_stream_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_tcp_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_pipe_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_tty_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_udp_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_poll_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_timer_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_signal_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_async_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_watcher_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_process_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_constants_setup(PyObject *module);

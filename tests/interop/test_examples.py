@@ -1,6 +1,7 @@
 """Every example runs, and serves real clients."""
 
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -142,6 +143,40 @@ def test_timers():
     texts = [line.split(": ")[1] for line in out.splitlines()]
     ticks = [f"tick {n}" for n in range(1, 6)]
     assert texts == [*ticks, "alarm", "nothing left to wait for"]
+
+
+def test_process():
+    script = str(EXAMPLES / "uv_process.py")
+    for args, expected in (
+        (["tr", "a-z", "A-Z"], "HELLO\nended with status 0\n"),
+        (["sh", "-c", "exit 3"], "ended with status 3\n"),
+        (["sh", "-c", "kill -9 $$"], "ended by SIGKILL\n"),
+    ):
+        with python(script, *args) as program:
+            assert program.finish() == (0, expected, "")
+    with python(script, "/no/such/program") as program:
+        status, out, err = program.finish()
+    assert (status, out) == (1, "") and "ENOENT" in err
+
+
+def test_tty():
+    """The keys of a terminal; and without one it says so."""
+    script = str(EXAMPLES / "uv_tty.py")
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, script], stdin=slave)
+    os.close(slave)
+    out = b""
+    while b"q ends\r\n" not in out:
+        out += os.read(master, 1000)
+    os.write(master, b"a\x03q")
+    while b"bye" not in out:
+        out += os.read(master, 1000)
+    assert process.wait(LIMIT) == 0
+    os.close(master)
+    assert b"key 0x61\r" in out and b"key 0x03\r" in out
+    with python(script) as program:
+        status, out_text, err = program.finish()
+    assert (status, out_text) == (1, "") and "no terminal" in err
 
 
 def test_mixed_loop():

@@ -1,8 +1,8 @@
 """Types of the C module uvtulip._uv, whose public name is uvtulip.uv."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias, final
+from typing import Any, Self, TypeAlias, final
 
 from _typeshed import FileDescriptorLike, ReadableBuffer, StrOrBytesPath
 from typing_extensions import disjoint_base
@@ -53,6 +53,8 @@ UV_PRIORITIZED: int
 UV_TTY_MODE_NORMAL: int
 UV_TTY_MODE_RAW: int
 UV_TTY_MODE_IO: int
+UV_TTY_SUPPORTED: int
+UV_TTY_UNSUPPORTED: int
 UV_PROCESS_SETUID: int
 UV_PROCESS_SETGID: int
 UV_PROCESS_WINDOWS_VERBATIM_ARGUMENTS: int
@@ -78,6 +80,7 @@ def socketpair(
     type: int = ..., protocol: int = 0, nonblock: bool = False
 ) -> tuple[int, int]: ...
 def pipe(nonblock: bool = False) -> tuple[int, int]: ...
+def kill(pid: int, signum: int, /) -> None: ...
 
 @disjoint_base
 class Loop:
@@ -205,6 +208,60 @@ class Pipe(Stream):
     def pending_instances(self, count: int, /) -> None: ...
     def pending_count(self) -> int: ...
     def pending_handle_type(self) -> int: ...
+
+class TTY(Stream):
+    def __init__(
+        self, loop: Loop, fd: FileDescriptorLike, readable: object = ...
+    ) -> None: ...
+    @property
+    def mode(self) -> int: ...
+    def set_mode(self, mode: int, /) -> None: ...
+    def get_winsize(self) -> tuple[int, int]: ...
+    @classmethod
+    def reset_mode(cls) -> None: ...
+    @classmethod
+    def set_vterm_state(cls, state: int, /) -> None: ...
+    @classmethod
+    def get_vterm_state(cls) -> int: ...
+
+@final
+class StdIO:
+    def __new__(
+        cls, stream: Stream | None = None, fd: FileDescriptorLike = -1, flags: int = ...
+    ) -> Self: ...
+    @property
+    def stream(self) -> Stream | None: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+
+@disjoint_base
+class Process(Handle):
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @classmethod
+    def spawn(
+        cls,
+        loop: Loop,
+        args: StrOrBytesPath | Sequence[StrOrBytesPath],
+        executable: StrOrBytesPath | None = None,
+        env: Mapping[Any, Any] | None = None,
+        cwd: StrOrBytesPath | None = None,
+        uid: int | None = 0,
+        gid: int | None = 0,
+        flags: int = 0,
+        stdio: Sequence[StdIO | None] | None = None,
+        exit_callback: Callable[[Any, int, int], object] | None = None,
+    ) -> Self: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exit_status(self) -> int | None: ...
+    @property
+    def term_signal(self) -> int | None: ...
+    def kill(self, signum: int, /) -> None: ...
+    @classmethod
+    def disable_stdio_inheritance(cls) -> None: ...
 
 @disjoint_base
 class UDP(Handle):
