@@ -100,6 +100,8 @@ void uvt_handle_close(UvtHandle *self);
 
 /* The close callback of every handle, for uv_tcp_close_reset. */
 void uvt_on_closed(uv_handle_t *uv);
+/* What `active` tells, of a box that is not closing. */
+bool uvt_box_is_active(const UvtBox *box);
 /* As uvt_handle_close for a box whose object is gone. */
 void uvt_box_close(UvtBox *box);
 

@@ -58,6 +58,26 @@ def test_attributes(loop, handle):
     assert weakref.ref(handle)() is handle
 
 
+def test_type_name(handle):
+    names = {"Pipe": "pipe"}
+    assert handle.type_name == names.get(handle.kind, handle.kind.lower())
+
+
+def test_with(loop, handle):
+    with handle as same:
+        assert same is handle and not handle.closed
+    assert handle.closed
+    with pytest.raises(uv.error.HandleClosedError):
+        handle.__enter__()
+    assert handle.__exit__(None, None, None) is None
+
+
+def test_with_a_handle_that_is_closed_inside(handle):
+    with pytest.raises(ZeroDivisionError), handle:
+        handle.close()
+        raise ZeroDivisionError
+
+
 def test_close(loop, handle):
     seen = []
     handle.close(seen.append)
