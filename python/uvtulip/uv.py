@@ -11,7 +11,8 @@ from ._uv import *  # noqa: F403
 from ._uv import __version__ as __version__
 from ._uv import errno as errno
 from ._uv import error as error
+from ._uv import fs as fs
 
 # So that "import uvtulip.uv.errno" works, too.
-_sys.modules[__name__ + ".errno"] = errno
-_sys.modules[__name__ + ".error"] = error
+for _module in (errno, error, fs):
+    _sys.modules[__name__ + "." + _module.__name__.rpartition(".")[2]] = _module

@@ -1,6 +1,6 @@
-/* What is written: bytes-like objects held as Py_buffers while the kernel may
- * read them.  The functions run attached, on the thread of the write.  An
- * UvtBuffers owns its views and, for many pieces, the arrays; the views own
+/* What is written or read into: bytes-like objects held as Py_buffers while the
+ * kernel may use them.  The functions run attached, on the thread of the call.
+ * An UvtBuffers owns its views and, for many pieces, the arrays; the views own
  * their objects.
  */
 #include "buffer.h"
@@ -10,7 +10,7 @@
 
 /* Views the object as the next piece. */
 static bool
-add_piece(UvtBuffers *self, const char *call, PyObject *data)
+add_piece(UvtBuffers *self, const char *call, PyObject *data, int flags)
 {
     Py_buffer *view = &self->views[self->count];
     if (PyUnicode_Check(data) || !PyObject_CheckBuffer(data)) {
@@ -19,12 +19,13 @@ add_piece(UvtBuffers *self, const char *call, PyObject *data)
                      Py_TYPE(data)->tp_name);
         return false;
     }
-    if (PyObject_GetBuffer(data, view, PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(data, view, flags) < 0) {
         if (PyErr_ExceptionMatches(PyExc_BufferError)) {
             PyErr_Clear();
             PyErr_Format(PyExc_TypeError,
-                         "%s(): a contiguous bytes-like object is required, "
+                         "%s(): a contiguous %sbytes-like object is required, "
                          "this %.200s does not give one", call,
+                         flags & PyBUF_WRITABLE ? "writable " : "",
                          Py_TYPE(data)->tp_name);
         }
         return false;
@@ -68,7 +69,7 @@ make_room(UvtBuffers *self, const char *call, Py_ssize_t count)
 /* The tuple keeps each item alive until it is viewed: the getbuffer code of
  * one item can change the sequence that the others came from. */
 static bool
-add_pieces(UvtBuffers *self, const char *call, PyObject *items)
+add_pieces(UvtBuffers *self, const char *call, PyObject *items, int flags)
 {
     Py_ssize_t i, count = PyTuple_GET_SIZE(items);
     if (count == 0) {
@@ -79,15 +80,15 @@ add_pieces(UvtBuffers *self, const char *call, PyObject *items)
         return false;
     }
     for (i = 0; i < count; i++) {
-        if (!add_piece(self, call, PyTuple_GET_ITEM(items, i))) {
+        if (!add_piece(self, call, PyTuple_GET_ITEM(items, i), flags)) {
             return false;
         }
     }
     return true;
 }
 
-bool
-uvt_buffers_get(UvtBuffers *self, const char *call, PyObject *data)
+static bool
+get_buffers(UvtBuffers *self, const char *call, PyObject *data, int flags)
 {
     PyObject *items;
     bool ok;
@@ -95,14 +96,14 @@ uvt_buffers_get(UvtBuffers *self, const char *call, PyObject *data)
     self->nbytes = 0;
     if (PyObject_CheckBuffer(data) || PyUnicode_Check(data)
         || !PySequence_Check(data)) {
-        ok = make_room(self, call, 1) && add_piece(self, call, data);
+        ok = make_room(self, call, 1) && add_piece(self, call, data, flags);
     }
     else {
         items = PySequence_Tuple(data);
         if (items == NULL) {
             return false;
         }
-        ok = add_pieces(self, call, items);
+        ok = add_pieces(self, call, items, flags);
         Py_DECREF(items);
     }
     if (!ok) {
@@ -112,6 +113,18 @@ uvt_buffers_get(UvtBuffers *self, const char *call, PyObject *data)
         PyErr_SetRaisedException(exc);
     }
     return ok;
+}
+
+bool
+uvt_buffers_get(UvtBuffers *self, const char *call, PyObject *data)
+{
+    return get_buffers(self, call, data, PyBUF_SIMPLE);
+}
+
+bool
+uvt_buffers_get_writable(UvtBuffers *self, const char *call, PyObject *data)
+{
+    return get_buffers(self, call, data, PyBUF_WRITABLE);
 }
 
 void

@@ -1,5 +1,5 @@
-/* What is written: one bytes-like object or a sequence of them, held as
- * Py_buffers for as long as the kernel may read them. */
+/* What is written, or read into: one bytes-like object or a sequence of them,
+ * held as Py_buffers for as long as the kernel may use them. */
 #ifndef UVT_BUFFER_H
 #define UVT_BUFFER_H
 
@@ -22,6 +22,10 @@ typedef struct {
  * or ValueError for an empty sequence; then nothing is held. */
 UVT_CHECKED bool uvt_buffers_get(UvtBuffers *self, const char *call,
                                  PyObject *data);
+
+/* The same for objects to read into, which have to be writable. */
+UVT_CHECKED bool uvt_buffers_get_writable(UvtBuffers *self, const char *call,
+                                          PyObject *data);
 
 /* Lets go of all views; may run any Python code.  Harmless on a zeroed one. */
 void uvt_buffers_release(UvtBuffers *self);

@@ -80,6 +80,7 @@ loop_init(UvtLoop *self, PyObject *args, PyObject *kwds)
         PyErr_SetString(PyExc_RuntimeError, "the loop is initialised already");
         return -1;
     }
+    uvt_graves_reap(self->st->graves);
     core = PyMem_Calloc(1, sizeof(UvtCore));
     if (core == NULL) {
         PyErr_NoMemory();
@@ -95,6 +96,7 @@ loop_init(UvtLoop *self, PyObject *args, PyObject *kwds)
     core->owner = self;
     uvt_loop_watch_polls(core);
     self->core = core;
+    self->graves = uvt_graves_use(self->st->graves);
     self->initialised = true;
     return 0;
 }
@@ -161,6 +163,9 @@ loop_dealloc(UvtLoop *self)
     }
     (void)loop_clear(self);
     uvt_loop_free_core(self);
+    if (self->graves != NULL) {
+        uvt_graves_drop(self->graves);
+    }
     tp->tp_free(self);
     Py_DECREF(tp);
 }

@@ -18,13 +18,23 @@ typedef struct UvtCore {
     struct UvtJob *jobs;            /* list of requests of no handle (task.h) */
     struct UvtChildren *children;   /* of process.c; NULL: none yet */
     struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
+    struct UvtCore *next_grave;     /* in the list of graves */
     bool orphans;       /* a box lost its object where it could not be closed */
 } UvtCore;
+
+/* Cores without an object that a pool thread still uses.  Counted, one use for
+ * the module's state and one for each loop: at the end of an interpreter the
+ * state can go before the loops. */
+typedef struct UvtGraves {
+    size_t users;
+    UvtCore *first;
+} UvtGraves;
 
 typedef struct UvtLoop {
     PyObject_HEAD
     UvtState *st;                   /* borrowed, through the type */
     UvtCore *core;                  /* NULL before init and once closed */
+    UvtGraves *graves;              /* counted; NULL before init */
     PyThreadState *detached;        /* set while the poll runs without us */
     unsigned long thread_id;        /* of the running thread; 0: not running */
     uv_run_mode mode;               /* of the turn that runs */
@@ -77,6 +87,13 @@ UVT_CHECKED int uvt_loop_close(UvtLoop *self);
 /* Frees all that belongs to libuv without calling Python; harmless when that is
  * gone already. */
 void uvt_loop_free_core(UvtLoop *self);
+
+/* loop_close.c: made for the state; used by one more, by one less. */
+UVT_CHECKED int uvt_graves_setup(UvtState *st);
+UvtGraves *uvt_graves_use(UvtGraves *self);
+void uvt_graves_drop(UvtGraves *self);
+/* Frees those that no pool thread uses any more. */
+void uvt_graves_reap(UvtGraves *self);
 
 /* Starts the handle that calls on_before_poll, on a fresh loop. */
 void uvt_loop_watch_polls(UvtCore *core);

@@ -8,13 +8,81 @@
 #include "process.h"
 #include "task.h"
 
-/* Closes what libuv still has without calling Python, then frees the core.  A
- * request that a pool thread works on keeps the core for ever: the thread
- * would write into freed memory.  What waits for a thread is taken back. */
-static void
-core_free(UvtCore *core)
+/* True when libuv was done with the core, which is then freed. */
+static bool
+try_free(UvtCore *core)
 {
-    int rc;
+    for (int turns = 0; turns < 4; turns++) {
+        if (uv_run(&core->uv, UV_RUN_NOWAIT) == 0) {
+            break;
+        }
+    }
+    if (uv_loop_close(&core->uv) < 0) {
+        return false;
+    }
+    PyMem_Free(core);
+    return true;
+}
+
+int
+uvt_graves_setup(UvtState *st)
+{
+    st->graves = PyMem_Calloc(1, sizeof(UvtGraves));
+    if (st->graves == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    st->graves->users = 1;
+    return 0;
+}
+
+UvtGraves *
+uvt_graves_use(UvtGraves *self)
+{
+    self->users++;
+    return self;
+}
+
+/* A core that is left belongs to its threads for ever. */
+void
+uvt_graves_drop(UvtGraves *self)
+{
+    uvt_graves_reap(self);
+    if (--self->users == 0) {
+        PyMem_Free(self);
+    }
+}
+
+static void
+bury(UvtGraves *graves, UvtCore *core)
+{
+    core->next_grave = graves->first;
+    graves->first = core;
+}
+
+/* The list is taken first: what a finished request lets go of can run any
+ * code, which may get here again. */
+void
+uvt_graves_reap(UvtGraves *self)
+{
+    UvtCore *core = self->first;
+    self->first = NULL;
+    while (core != NULL) {
+        UvtCore *next = core->next_grave;
+        if (!try_free(core)) {
+            bury(self, core);
+        }
+        core = next;
+    }
+}
+
+/* Closes what libuv still has without calling callbacks, then frees the core.
+ * What waits for a thread is taken back.  A request that a pool thread works on
+ * keeps the core, into which the thread will write: it is freed when another
+ * loop is made or freed after that. */
+static void
+core_free(UvtGraves *graves, UvtCore *core)
+{
     core->owner = NULL;
     uvt_jobs_release(core);
     uvt_jobs_cancel(core);
@@ -29,14 +97,9 @@ core_free(UvtCore *core)
     if (!uv_is_closing((uv_handle_t *)&core->before_poll)) {
         uv_close((uv_handle_t *)&core->before_poll, NULL);
     }
-    for (int turns = 0; turns < 4; turns++) {
-        if (uv_run(&core->uv, UV_RUN_NOWAIT) == 0) {
-            break;
-        }
-    }
-    rc = uv_loop_close(&core->uv);
-    if (rc == 0) {
-        PyMem_Free(core);
+    uvt_graves_reap(graves);
+    if (!try_free(core)) {
+        bury(graves, core);
     }
 }
 
@@ -49,7 +112,7 @@ uvt_loop_free_core(UvtLoop *self)
     }
     uvt_wakeup_free(self);
     self->core = NULL;
-    core_free(core);
+    core_free(self->graves, core);
     PyMem_RawFree(self->slab);
     self->slab = NULL;
 }

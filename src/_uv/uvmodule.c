@@ -2,6 +2,7 @@
  * define.  Initialised in two phases, so that each interpreter has its own.
  */
 #include "uvmodule.h"
+#include "loop.h"
 #include "pool.h"
 #include "process.h"
 #include "tcp_options.h"
@@ -23,6 +24,29 @@ uvt_add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
         return -1;
     }
     return PyModule_AddType(module, *slot);
+}
+
+int
+uvt_add_seq(PyObject *submodule, UvtState *st, UvtSeq which,
+            PyStructSequence_Desc *desc)
+{
+    st->seq[which] = PyStructSequence_NewType(desc);
+    if (st->seq[which] == NULL) {
+        return -1;
+    }
+    return PyModule_AddType(submodule, st->seq[which]);
+}
+
+PyObject *
+uvt_seq_done(PyObject *seq, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (PyStructSequence_GetItem(seq, i) == NULL) {
+            Py_DECREF(seq);
+            return NULL;
+        }
+    }
+    return seq;
 }
 
 /* A new reference to module.name, in *slot. */
@@ -50,7 +74,8 @@ module_exec(PyObject *module)
         || import_name(&st->main_thread, "threading", "main_thread") < 0) {
         return -1;
     }
-    if (uvt_errors_setup(module, st) < 0
+    if (uvt_graves_setup(st) < 0
+        || uvt_errors_setup(module, st) < 0
         || uvt_constants_setup(module) < 0
         || uvt_loop_setup(module, st) < 0
         || uvt_handle_setup(module, st) < 0
@@ -67,6 +92,7 @@ module_exec(PyObject *module)
         || uvt_process_setup(module, st) < 0
         || uvt_task_setup(module, st) < 0
         || uvt_work_setup(module, st) < 0
+        || uvt_fs_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
         || PyModule_AddFunctions(module, uvt_process_functions) < 0
         || uvt_capi_setup(module, st) < 0) {
@@ -80,6 +106,7 @@ module_exec(PyObject *module)
     DO(tty_type) DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
     DO(idle_type) DO(prepare_type) DO(check_type) DO(process_type) \
     DO(stdio_type) DO(request_type) DO(work_request_type) DO(default_loop) \
+    DO(fs_request_type) DO(dir_type) \
     DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
 
 static int
@@ -91,6 +118,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 #undef VISIT
     for (int i = 0; i < UVT_EXC_COUNT; i++) {
         Py_VISIT(st->exc[i]);
+    }
+    for (int i = 0; i < UVT_SEQ_COUNT; i++) {
+        Py_VISIT(st->seq[i]);
     }
     return 0;
 }
@@ -105,6 +135,9 @@ module_clear(PyObject *module)
     for (int i = 0; i < UVT_EXC_COUNT; i++) {
         Py_CLEAR(st->exc[i]);
     }
+    for (int i = 0; i < UVT_SEQ_COUNT; i++) {
+        Py_CLEAR(st->seq[i]);
+    }
     return 0;
 }
 
@@ -114,6 +147,9 @@ module_free(void *module)
     UvtState *st = uvt_state(module);
     (void)module_clear((PyObject *)module);
     uvt_pool_drop(st);
+    if (st->graves != NULL) {
+        uvt_graves_drop(st->graves);
+    }
 }
 
 static PyModuleDef_Slot module_slots[] = {

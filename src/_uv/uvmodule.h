@@ -36,6 +36,14 @@ typedef enum {
     UVT_EXC_COUNT
 } UvtExc;
 
+/* The struct sequences.  Each is described by the file that fills it. */
+typedef enum {
+    UVT_SEQ_STAT,
+    UVT_SEQ_DIRENT,
+    UVT_SEQ_STATFS,
+    UVT_SEQ_COUNT
+} UvtSeq;
+
 typedef struct UvtState {
     PyObject *module;               /* borrowed: the module owns this state */
     PyTypeObject *loop_type;
@@ -56,8 +64,13 @@ typedef struct UvtState {
     PyTypeObject *stdio_type;
     PyTypeObject *request_type;
     PyTypeObject *work_request_type;
+    PyTypeObject *fs_request_type;
+    PyTypeObject *dir_type;
+    PyTypeObject *seq[UVT_SEQ_COUNT];   /* by UvtSeq */
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
+    struct UvtGraves *graves;       /* counted; see loop.h */
+    bool stat_float_times;          /* fs.stat_float_times() */
     PyObject *default_loop;         /* what Loop.default_loop() made, or NULL */
     PyObject *set_wakeup_fd;        /* signal.set_wakeup_fd */
     PyObject *main_thread;          /* threading.main_thread */
@@ -93,6 +106,7 @@ UVT_CHECKED int uvt_watcher_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_process_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_constants_setup(PyObject *module);
 UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
 
@@ -100,5 +114,13 @@ UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
  * reference in *slot. */
 UVT_CHECKED int uvt_add_type(PyObject *module, PyTypeObject **slot,
                              PyType_Spec *spec, PyTypeObject *base);
+
+/* Makes a struct sequence type for st->seq[which] and adds it to `submodule`,
+ * with whose full name that of the description begins. */
+UVT_CHECKED int uvt_add_seq(PyObject *submodule, UvtState *st, UvtSeq which,
+                            PyStructSequence_Desc *desc);
+/* Checks that all items are there, so that they need not be checked one by one:
+ * returns seq, or NULL with the exception of the one that failed. */
+UVT_NEW PyObject *uvt_seq_done(UVT_STEALS(1) PyObject *seq, Py_ssize_t count);
 
 #endif

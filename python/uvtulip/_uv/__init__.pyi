@@ -9,6 +9,7 @@ from typing_extensions import disjoint_base
 
 from . import errno as errno
 from . import error as error
+from . import fs as fs
 
 __version__: str
 LIBUV_VERSION: str
