@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
-# Seconds between two attempts while a server's queue is full: the kernel tells
-# nobody when there is room again.
-_FIRST_PAUSE = 0.001
-_LONGEST_PAUSE = 0.05
-
 
 def _check_unix_socket(sock: socket.socket) -> None:
     check_no_ssl_socket(sock)
@@ -139,17 +134,11 @@ class UnixLoop(ServingLoop):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    sock.connect(path)
-                    return sock
-                except BlockingIOError:
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+            await self.sock_connect(sock, path)
         except BaseException:
             sock.close()
             raise
+        return sock
 
     async def create_unix_server(  # type: ignore[override]
         self,

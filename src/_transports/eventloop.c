@@ -8,6 +8,7 @@
  * open loop is always a cycle, and freed by the collector.
  */
 #include "eventloop.h"
+#include "sockwait.h"
 #include "stream.h"
 
 /* ---- guards ---- */
@@ -179,6 +180,9 @@ loop_traverse(TulipLoop *self, visitproc visit, void *arg)
         rc = tulip_ring_traverse(&self->inbox, visit, arg);
     }
     if (rc == 0) {
+        rc = tulip_sock_traverse(self, visit, arg);
+    }
+    if (rc == 0) {
         rc = tulip_timers_traverse(&self->timers, visit, arg);
     }
     if (rc == 0) {
@@ -194,6 +198,7 @@ drop_work(TulipLoop *self)
     tulip_ring_clear(&self->ready);
     tulip_ring_clear(&self->inbox);
     tulip_timers_clear(&self->timers);
+    tulip_sock_end(self);
     Py_CLEAR(self->readiness);
     Py_CLEAR(self->loop_kwargs);
     Py_CLEAR(self->signal_hook);
@@ -563,13 +568,15 @@ static PyType_Slot loop_slots[] = {
 static PyType_Spec loop_spec = {
     .name = "uvtulip._transports.EventLoop",
     .basicsize = sizeof(TulipLoop),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
-        | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = loop_slots,
 };
 
 int
 tulip_loop_setup(PyObject *module, TulipState *st)
 {
-    return tulip_add_type(module, &st->loop_type, &loop_spec, NULL);
+    if (tulip_add_type(module, &st->loop_type, &loop_spec, NULL) < 0) {
+        return -1;
+    }
+    return tulip_add_methods(st->loop_type, tulip_sock_methods);
 }

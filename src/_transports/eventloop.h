@@ -9,6 +9,7 @@
 
 struct TulipStream;
 struct TulipServer;
+struct TulipSockets;
 
 typedef struct TulipLoop {
     PyObject_HEAD
@@ -34,6 +35,7 @@ typedef struct TulipLoop {
     struct TulipStream *dirty;      /* transports with unflushed writes */
     PyObject *readiness;            /* {fd: Watcher} of add_reader, add_writer */
     unsigned idle_watchers;         /* those in it without a callback */
+    struct TulipSockets *sockets;   /* who waits in sock_*; NULL until needed */
     PyObject *loop_kwargs;          /* {"loop": self} for Future and Task */
     PyObject *task_factory;         /* NULL: none */
     PyObject *signal_hook;          /* called with bytes of signums, or NULL */
@@ -149,6 +151,9 @@ PyObject *tulip_loop_py_get_task_factory(TulipLoop *self, PyObject *unused);
 
 /* ---- readiness.c ---- */
 
+/* False with asyncio's RuntimeError when a handle of the raw loop watches the
+ * descriptor. */
+UVT_CHECKED bool tulip_loop_check_fd(TulipLoop *self, int fd);
 PyObject *tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,

@@ -240,6 +240,21 @@ raise_in_use(TulipLoop *loop, int fd)
     Py_DECREF(handles);
 }
 
+/* Read from libuv's table, as poll.c does: a handle that watches nothing right
+ * now does no harm. */
+bool
+tulip_loop_check_fd(TulipLoop *loop, int fd)
+{
+    if ((unsigned)fd >= loop->uv->nwatchers || loop->uv->watchers[fd] == NULL
+        || find(loop, fd) != NULL) {
+        return true;
+    }
+    if (!PyErr_Occurred()) {
+        raise_in_use(loop, fd);
+    }
+    return false;
+}
+
 /* ---- watching ---- */
 
 /* Raises a plain OSError, or RuntimeError for a descriptor in use. */

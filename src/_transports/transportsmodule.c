@@ -35,6 +35,27 @@ import_name(PyObject **slot, const char *module_name, const char *name)
     return *slot != NULL ? 0 : -1;
 }
 
+/* The descriptor of an attribute of _socket.socket. */
+static int
+import_base_number(PyObject **slot, const char *name)
+{
+    PyObject *base;
+    int rc = -1;
+    if (import_name(&base, "_socket", "socket") < 0) {
+        return -1;
+    }
+    *slot = PyObject_GetAttrString(base, name);
+    Py_DECREF(base);
+    if (*slot != NULL && Py_TYPE(*slot)->tp_descr_get != NULL) {
+        rc = 0;
+    }
+    else if (*slot != NULL) {
+        PyErr_SetString(PyExc_ImportError,
+                        "_socket.socket is not laid out as expected");
+    }
+    return rc;
+}
+
 static int
 import_names(TulipState *st)
 {
@@ -43,6 +64,10 @@ import_names(TulipState *st)
         || import_name(&st->task_type, "asyncio", "Task") < 0
         || import_name(&st->buffered_protocol_type, "asyncio",
                        "BufferedProtocol") < 0
+        || import_name(&st->socket_type, "socket", "socket") < 0
+        || import_base_number(&st->socket_family, "family") < 0
+        || import_base_number(&st->socket_kind, "type") < 0
+        || import_base_number(&st->socket_proto, "proto") < 0
         || import_name(&st->extract_stack, helpers, "extract_stack") < 0
         || import_name(&st->format_source, helpers,
                        "_format_callback_source") < 0
@@ -50,9 +75,11 @@ import_names(TulipState *st)
 }
 
 #define FOR_EACH_STRING(DO) \
-    DO(call_exception_handler) DO(connection_made) DO(connection_lost) \
-    DO(context) DO(data_received) DO(eof_received) DO(get_buffer) \
-    DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(resume_writing)
+    DO(accept) DO(call_exception_handler) DO(connection_made) \
+    DO(connection_lost) DO(context) DO(data_received) DO(done) \
+    DO(eof_received) DO(fileno) DO(get_buffer) DO(buffer_updated) DO(loop) \
+    DO(name) DO(pause_writing) DO(recv) DO(recv_into) DO(recvfrom) \
+    DO(recvfrom_into) DO(resume_writing) DO(send) DO(sendto) DO(set_result)
 
 static int
 intern_strings(TulipState *st)
@@ -97,7 +124,8 @@ module_exec(PyObject *module)
 #define FOR_EACH_OBJECT(DO) \
     DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
     DO(stream_type) DO(server_type) DO(future_type) DO(task_type) \
-    DO(buffered_protocol_type) DO(extract_stack) DO(format_source) DO(logger) \
+    DO(buffered_protocol_type) DO(socket_type) DO(socket_family) \
+    DO(socket_kind) DO(socket_proto) DO(extract_stack) DO(format_source) DO(logger) \
     DO(empty_tuple) DO(kwnames_loop)
 
 static int

@@ -22,23 +22,37 @@ typedef struct TulipState {
     PyObject *future_type;              /* asyncio.Future */
     PyObject *task_type;                /* asyncio.Task */
     PyObject *buffered_protocol_type;   /* asyncio.BufferedProtocol */
+    PyObject *socket_type;              /* socket.socket, and the plain numbers */
+    PyObject *socket_family;            /* that its base has as `family`, ... */
+    PyObject *socket_kind;              /* ... `type` ... */
+    PyObject *socket_proto;             /* ... and `proto` */
     PyObject *extract_stack;            /* asyncio.format_helpers.extract_stack */
     PyObject *format_source;    /* asyncio.format_helpers._format_callback_source */
     PyObject *logger;                   /* asyncio.log.logger */
     PyObject *empty_tuple;
     PyObject *kwnames_loop;             /* ("loop",) */
+    PyObject *str_accept;
     PyObject *str_call_exception_handler;
     PyObject *str_connection_made;
     PyObject *str_connection_lost;
     PyObject *str_context;
     PyObject *str_data_received;
+    PyObject *str_done;
     PyObject *str_eof_received;
+    PyObject *str_fileno;
     PyObject *str_get_buffer;
     PyObject *str_buffer_updated;
     PyObject *str_loop;
     PyObject *str_name;
     PyObject *str_pause_writing;
+    PyObject *str_recv;
+    PyObject *str_recv_into;
+    PyObject *str_recvfrom;
+    PyObject *str_recvfrom_into;
     PyObject *str_resume_writing;
+    PyObject *str_send;
+    PyObject *str_sendto;
+    PyObject *str_set_result;
 } TulipState;
 
 extern struct PyModuleDef tulip_module;

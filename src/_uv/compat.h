@@ -60,6 +60,15 @@ PyObject_GetOptionalAttr(PyObject *obj, PyObject *name, PyObject **result)
     return 0;
 }
 #define Py_IsFinalizing _Py_IsFinalizing
+
+/* 1: a new reference in *result; 0: the object is gone; -1: error (3.13). */
+static inline int
+PyWeakref_GetRef(PyObject *ref, PyObject **result)
+{
+    PyObject *obj = PyWeakref_GetObject(ref);
+    *result = obj != NULL && obj != Py_None ? Py_NewRef(obj) : NULL;
+    return obj == NULL ? -1 : *result != NULL;
+}
 #endif
 
 /* The slots that say what a module is safe for.  Sub-interpreters with their

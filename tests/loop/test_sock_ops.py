@@ -247,6 +247,133 @@ def test_connect_unix(tmp_path):
     run(main())
 
 
+def test_accepted_sockets_are_as_asyncio_makes_them(tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        families = [(socket.AF_INET, ("127.0.0.1", 0))]
+        families += [(socket.AF_UNIX, str(tmp_path / "socket"))]
+        if aiosupport.has_ipv6():
+            families += [(socket.AF_INET6, ("::1", 0))]
+        for family, address in families:
+            with socket.socket(family) as listener, socket.socket(family) as client:
+                listener.bind(address)
+                listener.listen()
+                listener.setblocking(False)
+                client.connect(listener.getsockname())
+                conn, peer = await loop.sock_accept(listener)
+                with conn:
+                    assert type(conn) is socket.socket
+                    assert conn.family == family
+                    assert conn.type == socket.SOCK_STREAM
+                    assert conn.proto == listener.proto
+                    assert conn.gettimeout() == 0
+                    assert not os.get_blocking(conn.fileno())
+                    assert not os.get_inheritable(conn.fileno())
+                    assert peer == client.getsockname()
+
+    run(main())
+
+
+class Listener(socket.socket):
+    def accept(self):
+        conn, _ = super().accept()
+        return conn, "somebody"
+
+
+def test_accept_of_a_subclass(no_leak):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with Listener() as listener, socket.socket() as client:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            listener.setblocking(False)
+            accepting = asyncio.create_task(loop.sock_accept(listener))
+            await turns()
+            client.connect(listener.getsockname())
+            conn, peer = await accepting
+            with conn:
+                assert peer == "somebody"
+                assert conn.gettimeout() == 0
+
+    run(main())
+
+
+def test_connect_to_a_unix_socket_whose_queue_is_full(tmp_path):
+    """It is not connected before there is room."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        path = str(tmp_path / "socket")
+        clients = []
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen(0)
+            server.setblocking(False)
+            while True:
+                client = socket.socket(socket.AF_UNIX)
+                client.setblocking(False)
+                clients.append(client)
+                connecting = asyncio.create_task(loop.sock_connect(client, path))
+                await turns()
+                if not connecting.done():
+                    break
+                await connecting
+            conn, _ = await loop.sock_accept(server)
+            await connecting
+            await loop.sock_sendall(client, b"x")
+            conn.close()
+            for client in clients:
+                client.close()
+
+    run(main())
+
+
+def test_connect_again_after_a_failure(listener):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setblocking(False)
+            with pytest.raises(ConnectionRefusedError):
+                await loop.sock_connect(client, ("127.0.0.1", aiosupport.free_port()))
+            # Linux wants a failed socket to be told twice.
+            with pytest.raises(ConnectionAbortedError):
+                await loop.sock_connect(client, listener.getsockname())
+            await loop.sock_connect(client, listener.getsockname())
+            conn, _ = await loop.sock_accept(listener)
+            with conn:
+                await loop.sock_sendall(conn, b"x")
+                assert await loop.sock_recv(client, 10) == b"x"
+
+    run(main())
+
+
+def test_connect_cancelled(no_leak):
+    """The handshake stays open, since nobody accepts and the queue is full."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.socket() as listener, socket.socket() as client:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            fillers = [socket.socket() for _ in range(4)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+            client.setblocking(False)
+            connecting = asyncio.create_task(
+                loop.sock_connect(client, listener.getsockname())
+            )
+            await turns()
+            assert not connecting.done()
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            for filler in fillers:
+                filler.close()
+
+    run(main())
+
+
 def test_datagrams():
     async def main():
         loop = asyncio.get_running_loop()
@@ -269,6 +396,197 @@ def test_datagrams():
             assert buffer[:4] == b"defg"
 
     run(main())
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 65536, 65537, True])
+def test_recv_sizes(pair, nbytes):
+    one, two = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        two.send(b"abc")
+        assert await loop.sock_recv(one, nbytes) == b"abc"[:nbytes]
+
+    run(main())
+
+
+def outcome(call):
+    try:
+        return call()
+    except Exception as exc:
+        return type(exc), str(exc)
+
+
+@pytest.mark.parametrize("nbytes", [-1, "1", 1.0, None, 1 << 70])
+def test_recv_of_a_size_that_is_none(pair, nbytes):
+    """The error is the socket's own."""
+    one, _ = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for mine, theirs in (
+            (loop.sock_recv, one.recv),
+            (loop.sock_recvfrom, one.recvfrom),
+        ):
+            wanted = outcome(lambda theirs=theirs: theirs(nbytes))
+            with pytest.raises(wanted[0]) as caught:
+                await mine(one, nbytes)
+            assert str(caught.value) == wanted[1]
+
+    run(main())
+
+
+@pytest.mark.parametrize("buffer", [b"read-only", "text", None, 1])
+def test_recv_into_what_is_no_buffer(pair, buffer):
+    one, _ = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        wanted = outcome(lambda: one.recv_into(buffer))
+        with pytest.raises(wanted[0]) as caught:
+            await loop.sock_recv_into(one, buffer)
+        assert str(caught.value) == wanted[1]
+        wanted = outcome(lambda: one.recvfrom_into(buffer, 3))
+        with pytest.raises(wanted[0]) as caught:
+            await loop.sock_recvfrom_into(one, buffer, 3)
+        assert str(caught.value) == wanted[1]
+
+    run(main())
+
+
+def test_recv_into_buffers_of_all_kinds(pair):
+    one, two = pair
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        assert await loop.sock_recv_into(one, bytearray()) == 0
+        words = memoryview(bytearray(8)).cast("I")
+        two.send(b"12345678")
+        assert await loop.sock_recv_into(one, words) == 8
+        assert words.tobytes() == b"12345678"
+        buffer = bytearray(6)
+        two.send(b"abcdef")
+        assert await loop.sock_recv_into(one, memoryview(buffer)[2:4]) == 2
+        assert buffer == b"\0\0ab\0\0"
+        with pytest.raises(ValueError, match="nbytes is greater than the length"):
+            await loop.sock_recvfrom_into(one, buffer, 7)
+        assert await loop.sock_recvfrom_into(one, buffer, 3) == (3, None)
+        assert buffer[:4] == b"cdeb"
+
+    run(main())
+
+
+def datagram_pair(family, folder):
+    one = socket.socket(family, socket.SOCK_DGRAM)
+    two = socket.socket(family, socket.SOCK_DGRAM)
+    for sock, name in (one, "one"), (two, "two"):
+        if family == socket.AF_UNIX:
+            sock.bind(str(folder / name))
+        else:
+            sock.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        sock.setblocking(False)
+    return one, two
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX"])
+def test_datagrams_and_where_they_come_from(family, tmp_path):
+    if family == "AF_INET6" and not aiosupport.has_ipv6():
+        pytest.skip("no IPv6 here")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = datagram_pair(getattr(socket, family), tmp_path)
+        with one, two:
+            for size in (0, 3, 9000):
+                data = os.urandom(size)
+                waiting = asyncio.create_task(loop.sock_recvfrom(two, 65536))
+                await turns()
+                assert await loop.sock_sendto(one, data, two.getsockname()) == size
+                assert await waiting == (data, one.getsockname())
+                await loop.sock_sendto(one, data, two.getsockname())
+                assert await loop.sock_recvfrom(two, 1 << 20) == (
+                    data,
+                    one.getsockname(),
+                )
+                buffer = bytearray(10_000)
+                await loop.sock_sendto(one, data, two.getsockname())
+                got = await loop.sock_recvfrom_into(two, buffer)
+                assert got == (size, one.getsockname())
+                assert buffer[:size] == data
+
+    run(main())
+
+
+def test_datagrams_of_nobody(tmp_path):
+    """A sender without an address, an abstract one, and a stream."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        two = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = str(tmp_path / "two")
+        two.bind(path)
+        two.setblocking(False)
+        with two, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.setblocking(False)
+            await loop.sock_sendto(one, b"a", path)
+            assert await loop.sock_recvfrom(two, 10) == (b"a", None)
+            name = b"\0uvtulip-%d" % os.getpid()
+            one.bind(name)
+            await loop.sock_sendto(one, b"b", path)
+            assert await loop.sock_recvfrom(two, 10) == (b"b", name)
+        stream, peer = stream_pair()
+        with stream, peer:
+            peer.send(b"c")
+            assert await loop.sock_recvfrom(stream, 10) == (b"c", None)
+
+    run(main())
+
+
+def stream_pair():
+    one, two = socket.socketpair()
+    one.setblocking(False)
+    return one, two
+
+
+def test_sendto_waits(tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = datagram_pair(socket.AF_UNIX, tmp_path)
+        with one, two:
+
+            async def send():
+                for i in range(2000):
+                    await loop.sock_sendto(one, b"%d" % i, two.getsockname())
+
+            sending = asyncio.create_task(send())
+            await turns()
+            assert not sending.done()
+            for i in range(2000):
+                assert (await loop.sock_recvfrom(two, 10))[0] == b"%d" % i
+            await sending
+
+    run(main())
+
+
+def test_a_socket_that_blocks_does_not_block_the_loop():
+    """Outside of debug mode nobody is told; no harm is done either."""
+    one, two = socket.socketpair()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        reading = asyncio.create_task(loop.sock_recv(one, 10))
+        sending = asyncio.create_task(loop.sock_sendall(one, bytes(2_000_000)))
+        await turns()
+        two.send(b"x")
+        assert await reading == b"x"
+        left = 2_000_000
+        while left:
+            left -= len(await loop.sock_recv(two, 1 << 20))
+        await sending
+        assert one.gettimeout() is None
+
+    with one, two:
+        run(main())
 
 
 def test_read_and_write_at_once(pair):
