@@ -13,6 +13,9 @@ void
 tulip_stream_detach_socket(TulipStream *self)
 {
     PyObject *sock = self->rare != NULL ? self->rare->socket : NULL, *result;
+    if (self->flags & TULIP_PIPE) {
+        tulip_pipe_close(self);
+    }
     if (sock == NULL) {
         return;
     }
@@ -99,6 +102,9 @@ tulip_stream_begin_close(TulipStream *self)
         return 0;
     }
     self->flags |= TULIP_CLOSING;
+    if (self->flags & TULIP_WRITE_PIPE) {
+        self->flags |= TULIP_EOF_SENT;      /* the same thing */
+    }
     tulip_stream_update_reading(self);
     tulip_stream_flush(self);
     if (self->queued > 0 || self->sending != NULL) {

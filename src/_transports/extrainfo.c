@@ -55,7 +55,10 @@ stream_name(TulipStream *self, bool peer)
 void
 tulip_stream_free_names(TulipStream *self)
 {
-    if (self->flags & TULIP_NAMES_OBJECTS) {
+    if (self->flags & TULIP_PIPE) {
+        tulip_pipe_free(self);
+    }
+    else if (self->flags & TULIP_NAMES_OBJECTS) {
         Py_CLEAR(self->names.objects[0]);
         Py_CLEAR(self->names.objects[1]);
     }
@@ -75,6 +78,12 @@ ask_extra(TulipStream *self, PyObject *name)
     if (!PyUnicode_Check(name)) {
         return NULL;
     }
+    if (PyUnicode_CompareWithASCIIString(name, "uv_handle") == 0) {
+        return Py_XNewRef(self->handle);
+    }
+    if (self->flags & TULIP_PIPE) {
+        return NULL;
+    }
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
         return stream_name(self, true);
     }
@@ -83,9 +92,6 @@ ask_extra(TulipStream *self, PyObject *name)
     }
     if (PyUnicode_CompareWithASCIIString(name, "socket") == 0) {
         return borrow_socket(self);
-    }
-    if (PyUnicode_CompareWithASCIIString(name, "uv_handle") == 0) {
-        return Py_XNewRef(self->handle);
     }
     return NULL;
 }
@@ -112,29 +118,42 @@ tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
     return found;
 }
 
+/* Its life; "open" with nothing behind it is left by a loop that was closed. */
+static const char *
+state_name(const TulipStream *self)
+{
+    if (self->protocol == NULL) {
+        return " closed";
+    }
+    if (self->flags & TULIP_CLOSING) {
+        return " closing";
+    }
+    return self->uv == NULL ? " open loop=closed" : "";
+}
+
 PyObject *
 tulip_stream_repr(TulipStream *self)
 {
     PyObject *name = PyType_GetName(Py_TYPE(self)), *text;
-    const char *state = "";
-    char where[32] = "";
+    char fd_text[32] = "", reading[32] = "", writing[64] = "";
     uv_os_fd_t fd;
     if (name == NULL) {
         return NULL;
     }
-    if (self->protocol == NULL || self->uv == NULL) {
-        state = " closed";
-    }
-    else if (self->flags & TULIP_CLOSING) {
-        state = " closing";
-    }
     if (self->uv != NULL && uv_fileno((uv_handle_t *)self->uv, &fd) == 0) {
-        PyOS_snprintf(where, sizeof(where), " fd=%d", (int)fd);
+        PyOS_snprintf(fd_text, sizeof(fd_text), " fd=%d", (int)fd);
     }
-    text = PyUnicode_FromFormat(
-        "<%U%s%s read=%s write=<%s, bufsize=%zu>>", name, state, where,
-        self->flags & TULIP_READING ? "polling" : "idle",
-        self->sending != NULL ? "polling" : "idle", tulip_stream_buffered(self));
+    if (!(self->flags & TULIP_WRITE_PIPE)) {
+        PyOS_snprintf(reading, sizeof(reading), " read=%s",
+                      self->flags & TULIP_READING ? "polling" : "idle");
+    }
+    if (!(self->flags & TULIP_READ_PIPE)) {
+        PyOS_snprintf(writing, sizeof(writing), " write=<%s, bufsize=%zu>",
+                      self->sending != NULL ? "polling" : "idle",
+                      tulip_stream_buffered(self));
+    }
+    text = PyUnicode_FromFormat("<%U%s%s%s%s>", name, state_name(self), fd_text,
+                                reading, writing);
     Py_DECREF(name);
     return text;
 }

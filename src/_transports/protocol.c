@@ -4,6 +4,7 @@
  * when the protocol is set; the transport owns them.
  */
 #include "stream.h"
+#include <errno.h>
 
 /* ---- calling it ---- */
 
@@ -201,6 +202,26 @@ log_debug(TulipStream *self, const char *message, PyObject *exc)
     Py_XDECREF(debug);
 }
 
+/* Errors of the connection are no errors of the program; but all that the reader
+ * of a pipe has to expect is EIO, the end of a terminal. */
+static bool
+is_expected(const TulipStream *self, PyObject *exc)
+{
+    PyObject *code;
+    bool ended;
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+        return false;
+    }
+    if (!(self->flags & TULIP_READ_PIPE)) {
+        return true;
+    }
+    code = PyObject_GetAttrString(exc, "errno");
+    ended = code != NULL && PyLong_Check(code) && PyLong_AsLong(code) == EIO;
+    PyErr_Clear();
+    Py_XDECREF(code);
+    return ended;
+}
+
 void
 tulip_stream_fatal(TulipStream *self, const char *message)
 {
@@ -213,7 +234,7 @@ tulip_stream_fatal(TulipStream *self, const char *message)
         return;
     }
     exc = PyErr_GetRaisedException();
-    if (!PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
+    if (!is_expected(self, exc)) {
         PyErr_SetRaisedException(Py_NewRef(exc));
         tulip_loop_report(self->loop, message, (PyObject *)self, self->protocol,
                           NULL);

@@ -1,4 +1,5 @@
-/* StreamTransport: an asyncio transport over a uv stream handle.
+/* StreamTransport: an asyncio transport over a uv stream handle; with it, since
+ * they are little else, ReadPipeTransport and WritePipeTransport.
  *
  * Edges that the collector sees: transport -> loop, handle, protocol, receive,
  * context, server, extra, __dict__ and those of TulipRare; handle -> transport
@@ -39,6 +40,9 @@ enum {
     TULIP_HAS_BUFFERED = 1 << 19,   /* which consumer the handle has; */
     TULIP_HAS_DIRECT = 1 << 20,     /* else the plain one */
     TULIP_NAMES_OBJECTS = 1 << 21,
+    TULIP_READ_PIPE = 1 << 22,      /* a ReadPipeTransport, ... */
+    TULIP_WRITE_PIPE = 1 << 23,     /* ... a WritePipeTransport; */
+    TULIP_PIPE = TULIP_READ_PIPE | TULIP_WRITE_PIPE,    /* either */
 };
 
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One
@@ -65,17 +69,25 @@ typedef struct TulipRare {
 
 /* An address in the least room: own and peer's for IPv4; family 0 is none.
  * With TULIP_NAMES_V6 an allocation of two, own and peer's; with
- * TULIP_NAMES_OBJECTS two objects, none of which the collector knows. */
+ * TULIP_NAMES_OBJECTS two objects, none of which the collector knows.  A pipe
+ * has no names, but a file. */
 typedef struct TulipName {
     uint32_t addr;
     in_port_t port;
     sa_family_t family;
 } TulipName;
 
+typedef struct TulipPipe {
+    PyObject *file;             /* strong until closed, by us; or NULL */
+    PyObject *poll;             /* of a writer: tells when the reader is gone; */
+    int fd;                     /* watches this duplicate of our own, or -1 */
+} TulipPipe;
+
 typedef union TulipNames {
     TulipName v4[2];
     struct sockaddr_in6 *v6;
     PyObject *objects[2];
+    TulipPipe *pipe;
 } TulipNames;
 
 typedef struct TulipStream {
@@ -119,6 +131,17 @@ UVT_NEW TulipStream *tulip_stream_new(PyTypeObject *type, TulipLoop *loop,
                                       PyObject *handle, PyObject *protocol,
                                       PyObject *context,
                                       struct TulipServer *server);
+/* What a constructor is called with; borrowed, None or NULL for what is not
+ * given. */
+typedef struct TulipOpening {
+    PyObject *loop, *handle, *protocol, *waiter, *extra, *server;
+    PyObject *pipe;                 /* the file object, from then on ours */
+} TulipOpening;
+/* A transport that calls connection_made() soon, in a copy of the current
+ * context.  `kind` is 0 or one of the flags above.  On failure the handle is as
+ * it was. */
+UVT_NEW PyObject *tulip_stream_open(PyTypeObject *type, unsigned kind,
+                                    const TulipOpening *args);
 /* connection_made was called: reading may begin. */
 void tulip_stream_start(TulipStream *self);
 /* False while another thread runs the loop: then libuv must not be called. */
@@ -203,7 +226,8 @@ void tulip_dirty_clear(TulipLoop *loop);
 /* Sends what the kernel takes of the queue, unless a request is under way. */
 void tulip_stream_flush(TulipStream *self);
 void tulip_stream_drop_queue(TulipStream *self);
-extern const char tulip_write_failed[];
+/* The message for tulip_stream_fatal. */
+const char *tulip_write_failed(const TulipStream *self);
 /* Append to the queue: an exact bytes object, a part of one, a copy of memory.
  * tulip_queue_done() has to follow.  -1 with MemoryError. */
 UVT_CHECKED int tulip_queue_bytes(TulipStream *self, PyObject *piece);
@@ -220,6 +244,29 @@ void tulip_queue_done(TulipStream *self);
 /* ---- write.c ---- */
 
 extern PyMethodDef tulip_write_methods[];
+
+/* ---- transport.c, for the other types ---- */
+
+/* All that they have in common, but not abort(). */
+extern PyMethodDef tulip_base_methods[];
+extern PyMethodDef tulip_abort_methods[];
+extern PyMemberDef tulip_stream_members[];
+extern PyGetSetDef tulip_stream_getset[];
+int tulip_stream_init(PyObject *self, PyObject *args, PyObject *kwds);
+int tulip_stream_traverse(TulipStream *self, visitproc visit, void *arg);
+int tulip_stream_clear(TulipStream *self);
+void tulip_stream_finalize(TulipStream *self);
+void tulip_stream_dealloc(TulipStream *self);
+#define TULIP_STREAM_SLOTS \
+    {Py_tp_init, tulip_stream_init}, \
+    {Py_tp_traverse, tulip_stream_traverse}, \
+    {Py_tp_clear, tulip_stream_clear}, \
+    {Py_tp_finalize, tulip_stream_finalize}, \
+    {Py_tp_dealloc, tulip_stream_dealloc}, \
+    {Py_tp_repr, tulip_stream_repr}, \
+    {Py_tp_methods, tulip_base_methods}, \
+    {Py_tp_getset, tulip_stream_getset}, \
+    {Py_tp_members, tulip_stream_members}
 
 /* ---- tcp.c ---- */
 
@@ -239,5 +286,16 @@ void tulip_unix_adopt(TulipStream *self, PyObject *own, PyObject *peer);
  * it: str, bytes for an abstract name, a tuple for other families; None when it
  * has none.  Raises nothing but MemoryError. */
 UVT_NEW PyObject *tulip_unix_name(const UvtCAPI *api, int fd, bool peer);
+
+/* ---- pipe.c ---- */
+
+/* Of a pipe that is new: takes the file over, which may be NULL. */
+UVT_CHECKED int tulip_pipe_adopt(TulipStream *self, PyObject *file);
+/* Of a WritePipeTransport: begins to look whether the reader is there, if that
+ * can be seen.  Failure is reported. */
+void tulip_pipe_watch_reader(TulipStream *self);
+/* Looks no more, and closes the file. */
+void tulip_pipe_close(TulipStream *self);
+void tulip_pipe_free(TulipStream *self);
 
 #endif

@@ -8,7 +8,13 @@
  */
 #include "stream.h"
 
-static const char read_failed[] = "Fatal read error on socket transport";
+static const char *
+read_failed(const TulipStream *self)
+{
+    return self->flags & TULIP_PIPE ? "Fatal read error on pipe transport"
+                                    : "Fatal read error on socket transport";
+}
+
 static const char data_received_failed[] =
     "Fatal error: protocol.data_received() call failed.";
 static const char get_buffer_failed[] =
@@ -29,7 +35,8 @@ static bool
 wants_reading(const TulipStream *self)
 {
     return (self->flags & (TULIP_STARTED | TULIP_PAUSED | TULIP_EOF_SEEN
-                           | TULIP_CLOSING | TULIP_LOST)) == TULIP_STARTED
+                           | TULIP_CLOSING | TULIP_LOST | TULIP_WRITE_PIPE))
+           == TULIP_STARTED
         && !uv_is_closing((uv_handle_t *)self->uv);
 }
 
@@ -51,7 +58,7 @@ tulip_stream_update_reading(TulipStream *self)
     else {
         int rc = tulip_stream_api(self)->read_start(self->handle);
         if (rc < 0) {
-            tulip_stream_fatal_uv(self, rc, "read", read_failed);
+            tulip_stream_fatal_uv(self, rc, "read", read_failed(self));
             return;
         }
         self->flags |= TULIP_READING;
@@ -95,6 +102,12 @@ deliver(TulipStream *self, PyObject *arg, const char *message)
     exc = PyErr_GetRaisedException();
     tulip_stream_flush(self);
     PyErr_SetRaisedException(exc);
+    if (self->flags & TULIP_READ_PIPE) {
+        /* asyncio goes on reading. */
+        tulip_loop_report(self->loop, message, (PyObject *)self, self->protocol,
+                          NULL);
+        return;
+    }
     tulip_stream_fatal(self, message);
 }
 
@@ -103,7 +116,7 @@ deliver_bytes(TulipStream *self, const char *base, ssize_t nread)
 {
     PyObject *data = PyBytes_FromStringAndSize(base, nread);
     if (data == NULL) {
-        tulip_stream_fatal(self, read_failed);
+        tulip_stream_fatal(self, read_failed(self));
         return;
     }
     deliver(self, data, data_received_failed);
@@ -130,7 +143,8 @@ deliver_eof(TulipStream *self)
         tulip_stream_fatal(self,
                            "Fatal error: protocol.eof_received() call failed.");
     }
-    else if (!keep_open && tulip_stream_begin_close(self) < 0) {
+    else if ((!keep_open || (self->flags & TULIP_READ_PIPE))
+             && tulip_stream_begin_close(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
 }
@@ -146,7 +160,7 @@ read_ended(TulipStream *self, ssize_t nread)
     }
     else {
         self->flags &= ~(unsigned)TULIP_READING;
-        tulip_stream_fatal_uv(self, (int)nread, "read", read_failed);
+        tulip_stream_fatal_uv(self, (int)nread, "read", read_failed(self));
     }
 }
 
@@ -221,7 +235,7 @@ on_direct_read(PyObject *owner, ssize_t nread, const uv_buf_t *Py_UNUSED(buf))
         /* Documented in spite of its name, and right for an object that nobody
          * else has seen. */
         if (_PyBytes_Resize(&data, nread) < 0) {
-            tulip_stream_fatal(self, read_failed);
+            tulip_stream_fatal(self, read_failed(self));
         }
         else {
             deliver(self, data, data_received_failed);
@@ -337,7 +351,7 @@ deliver_updated(TulipStream *self, ssize_t nread)
     PyObject *arg = PyLong_FromSsize_t(nread);
     tulip_stream_release_view(self);
     if (arg == NULL) {
-        tulip_stream_fatal(self, read_failed);
+        tulip_stream_fatal(self, read_failed(self));
         return;
     }
     deliver(self, arg, "Fatal error: protocol.buffer_updated() call failed.");
@@ -404,7 +418,7 @@ tulip_stream_update_consumer(TulipStream *self)
     if (tulip_stream_consume(self, self->handle) < 0) {
         /* Nobody would hear of the handle's end. */
         api->close(self->handle);
-        tulip_stream_fatal(self, read_failed);
+        tulip_stream_fatal(self, read_failed(self));
         tulip_stream_on_closed((PyObject *)self);
     }
     else {

@@ -111,7 +111,12 @@ void
 tulip_stream_start(TulipStream *self)
 {
     self->flags |= TULIP_STARTED;
-    tulip_stream_update_reading(self);
+    if (self->flags & TULIP_WRITE_PIPE) {
+        tulip_pipe_watch_reader(self);
+    }
+    else {
+        tulip_stream_update_reading(self);
+    }
 }
 
 static void
@@ -165,6 +170,69 @@ schedule_start(TulipStream *self, PyObject *waiter)
     return rc;
 }
 
+/* Remembers what the kernel tells now, and may not tell later. */
+static int
+adopt(TulipStream *self, PyObject *pipe)
+{
+    if (self->flags & TULIP_PIPE) {
+        return tulip_pipe_adopt(self, pipe == Py_None ? NULL : pipe);
+    }
+    if (self->uv->type == UV_TCP) {
+        tulip_tcp_adopt(self, NULL, NULL, false);
+    }
+    else {
+        tulip_unix_adopt(self, NULL, NULL);
+    }
+    return 0;
+}
+
+PyObject *
+tulip_stream_open(PyTypeObject *type, unsigned kind, const TulipOpening *args)
+{
+    TulipLoop *loop = (TulipLoop *)args->loop;
+    TulipServer *server = (TulipServer *)args->server;
+    PyObject *context;
+    TulipStream *self;
+
+    if (args->extra != Py_None && !PyDict_Check(args->extra)) {
+        PyErr_Format(PyExc_TypeError,
+                     "%.100s(): extra must be a dict or None, not %.200s",
+                     type->tp_name, Py_TYPE(args->extra)->tp_name);
+        return NULL;
+    }
+    if (!tulip_loop_check_open(loop)) {
+        return NULL;
+    }
+    context = PyContext_CopyCurrent();
+    if (context == NULL) {
+        return NULL;
+    }
+    self = tulip_stream_new(type, loop, args->handle, args->protocol, context,
+                            args->server == Py_None ? NULL : server);
+    Py_DECREF(context);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->flags |= kind;
+    if (args->extra != Py_None) {
+        self->extra = PyDict_Copy(args->extra);
+    }
+    if ((args->extra != Py_None && self->extra == NULL)
+        || adopt(self, args->pipe) < 0
+        || schedule_start(self, args->waiter) < 0) {
+        /* Give all back; what is scheduled finds nothing to do. */
+        self->flags |= TULIP_CLOSING | TULIP_LOST | TULIP_LOST_DONE;
+        tulip_stream_free_names(self);
+        tulip_stream_leave_server(self);
+        self->uv = NULL;
+        Py_CLEAR(self->handle);
+        tulip_stream_api(self)->release(args->handle);
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
 PyDoc_STRVAR(stream_doc,
 "StreamTransport(loop, handle, protocol, waiter=None, extra=None, server=None)\n"
 "--\n\n"
@@ -179,74 +247,37 @@ stream_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     static char *names[] = {"loop", "handle", "protocol", "waiter", "extra",
                             "server", NULL};
     TulipState *st = tulip_state_of_type(type);
-    PyObject *loop, *handle, *protocol, *waiter = Py_None, *extra = Py_None;
-    PyObject *server = Py_None, *context;
-    TulipStream *self;
-
+    TulipOpening opening = {
+        .waiter = Py_None, .extra = Py_None, .server = Py_None, .pipe = Py_None,
+    };
     if (st == NULL
         || !PyArg_ParseTupleAndKeywords(args, kwds, "O!OO|OOO:StreamTransport",
-                                        names, st->loop_type, &loop, &handle,
-                                        &protocol, &waiter, &extra, &server)) {
+                                        names, st->loop_type, &opening.loop,
+                                        &opening.handle, &opening.protocol,
+                                        &opening.waiter, &opening.extra,
+                                        &opening.server)) {
         return NULL;
     }
-    if (server != Py_None && !PyObject_TypeCheck(server, st->server_type)) {
+    if (opening.server != Py_None
+        && !PyObject_TypeCheck(opening.server, st->server_type)) {
         PyErr_Format(PyExc_TypeError,
                      "StreamTransport(): server must be a Server or None, not "
-                     "%.200s", Py_TYPE(server)->tp_name);
+                     "%.200s", Py_TYPE(opening.server)->tp_name);
         return NULL;
     }
-    if (extra != Py_None && !PyDict_Check(extra)) {
-        PyErr_Format(PyExc_TypeError,
-                     "StreamTransport(): extra must be a dict or None, not "
-                     "%.200s", Py_TYPE(extra)->tp_name);
-        return NULL;
-    }
-    if (!tulip_loop_check_open((TulipLoop *)loop)) {
-        return NULL;
-    }
-    context = PyContext_CopyCurrent();
-    if (context == NULL) {
-        return NULL;
-    }
-    self = tulip_stream_new(type, (TulipLoop *)loop, handle, protocol, context,
-                            server == Py_None ? NULL : (TulipServer *)server);
-    Py_DECREF(context);
-    if (self == NULL) {
-        return NULL;
-    }
-    if (extra != Py_None) {
-        self->extra = PyDict_Copy(extra);
-    }
-    if (self->uv->type == UV_TCP) {
-        tulip_tcp_adopt(self, NULL, NULL, false);
-    }
-    else {
-        tulip_unix_adopt(self, NULL, NULL);
-    }
-    if ((extra != Py_None && self->extra == NULL)
-        || schedule_start(self, waiter) < 0) {
-        /* Give the handle back; what is scheduled finds nothing to do. */
-        self->flags |= TULIP_CLOSING | TULIP_LOST | TULIP_LOST_DONE;
-        tulip_stream_leave_server(self);
-        self->uv = NULL;
-        Py_CLEAR(self->handle);
-        st->uv->release(handle);
-        Py_DECREF(self);
-        return NULL;
-    }
-    return (PyObject *)self;
+    return tulip_stream_open(type, 0, &opening);
 }
 
 /* Everything is done by then; the base class has an __init__ of its own. */
-static int
-stream_init(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args),
-            PyObject *Py_UNUSED(kwds))
+int
+tulip_stream_init(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(args),
+                  PyObject *Py_UNUSED(kwds))
 {
     return 0;
 }
 
-static int
-stream_traverse(TulipStream *self, visitproc visit, void *arg)
+int
+tulip_stream_traverse(TulipStream *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->extra);
@@ -257,6 +288,10 @@ stream_traverse(TulipStream *self, visitproc visit, void *arg)
     Py_VISIT(self->context);
     Py_VISIT(self->server);
     Py_VISIT(self->dict);
+    if ((self->flags & TULIP_PIPE) && self->names.pipe != NULL) {
+        Py_VISIT(self->names.pipe->file);
+        Py_VISIT(self->names.pipe->poll);
+    }
     if (self->rare != NULL) {
         Py_VISIT(self->rare->get_buffer);
         Py_VISIT(self->rare->socket);
@@ -269,8 +304,8 @@ stream_traverse(TulipStream *self, visitproc visit, void *arg)
 
 /* The edge to the loop stays: a cycle through it also leads through the handle
  * or through what the loop clears. */
-static int
-stream_clear(TulipStream *self)
+int
+tulip_stream_clear(TulipStream *self)
 {
     tulip_stream_release_view(self);
     tulip_stream_detach_socket(self);
@@ -283,8 +318,8 @@ stream_clear(TulipStream *self)
     return 0;
 }
 
-static void
-stream_finalize(TulipStream *self)
+void
+tulip_stream_finalize(TulipStream *self)
 {
     PyObject *raised;
     if ((self->flags & (TULIP_OPEN | TULIP_LOST_DONE)) != TULIP_OPEN) {
@@ -303,8 +338,8 @@ stream_finalize(TulipStream *self)
     }
 }
 
-static void
-stream_dealloc(TulipStream *self)
+void
+tulip_stream_dealloc(TulipStream *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
@@ -319,7 +354,7 @@ stream_dealloc(TulipStream *self)
         self->sending = NULL;
     }
     tulip_stream_drop_queue(self);
-    (void)stream_clear(self);
+    (void)tulip_stream_clear(self);
     tulip_stream_free_names(self);
     PyMem_Free(self->rare);
     Py_CLEAR(self->context);
@@ -422,9 +457,8 @@ PyDoc_STRVAR(get_extra_info_doc,
 "'socket' (shows the socket and borrows its descriptor), 'sockname', 'peername',\n"
 "'uv_handle' (the raw handle), or what the maker of the transport added.");
 
-static PyMethodDef stream_methods[] = {
+PyMethodDef tulip_base_methods[] = {
     {"close", (PyCFunction)stream_close, METH_NOARGS, close_doc},
-    {"abort", (PyCFunction)stream_abort, METH_NOARGS, abort_doc},
     {"_force_close", (PyCFunction)stream_force_close, METH_O, force_close_doc},
     {"_show_socket", (PyCFunction)tulip_stream_show_socket, METH_O,
      show_socket_doc},
@@ -438,12 +472,17 @@ static PyMethodDef stream_methods[] = {
     {NULL},
 };
 
-static PyGetSetDef stream_getset[] = {
+PyMethodDef tulip_abort_methods[] = {
+    {"abort", (PyCFunction)stream_abort, METH_NOARGS, abort_doc},
+    {NULL},
+};
+
+PyGetSetDef tulip_stream_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL},
 };
 
-static PyMemberDef stream_members[] = {
+PyMemberDef tulip_stream_members[] = {
     {"__dictoffset__", T_PYSSIZET, offsetof(TulipStream, dict), READONLY},
     {"__weaklistoffset__", T_PYSSIZET, offsetof(TulipStream, weakrefs), READONLY},
     {NULL},
@@ -452,15 +491,7 @@ static PyMemberDef stream_members[] = {
 static PyType_Slot stream_slots[] = {
     {Py_tp_doc, (void *)stream_doc},
     {Py_tp_new, stream_tp_new},
-    {Py_tp_init, stream_init},
-    {Py_tp_traverse, stream_traverse},
-    {Py_tp_clear, stream_clear},
-    {Py_tp_finalize, stream_finalize},
-    {Py_tp_dealloc, stream_dealloc},
-    {Py_tp_repr, tulip_stream_repr},
-    {Py_tp_methods, stream_methods},
-    {Py_tp_getset, stream_getset},
-    {Py_tp_members, stream_members},
+    TULIP_STREAM_SLOTS,
     {0, NULL},
 };
 
@@ -521,6 +552,7 @@ tulip_stream_setup(PyObject *module, TulipState *st)
     /* The base has one slot, _extra, which is our member `extra`. */
     if (tulip_add_transport(module, &st->stream_type, &stream_spec, "Transport",
                             (Py_ssize_t)offsetof(TulipStream, loop)) < 0
+        || tulip_add_methods(st->stream_type, tulip_abort_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_flow_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_read_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_write_methods) < 0) {

@@ -115,6 +115,7 @@ module_exec(PyObject *module)
         || tulip_callback_setup(module, st) < 0
         || tulip_watcher_setup(module, st) < 0
         || tulip_stream_setup(module, st) < 0
+        || tulip_pipe_setup(module, st) < 0
         || tulip_server_setup(module, st) < 0) {
         return -1;
     }
@@ -123,9 +124,10 @@ module_exec(PyObject *module)
 
 #define FOR_EACH_OBJECT(DO) \
     DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
-    DO(stream_type) DO(server_type) DO(future_type) DO(task_type) \
-    DO(buffered_protocol_type) DO(socket_type) DO(socket_family) \
-    DO(socket_kind) DO(socket_proto) DO(extract_stack) DO(format_source) DO(logger) \
+    DO(stream_type) DO(read_pipe_type) DO(write_pipe_type) DO(server_type) \
+    DO(future_type) DO(task_type) DO(buffered_protocol_type) DO(socket_type) \
+    DO(socket_family) DO(socket_kind) DO(socket_proto) DO(extract_stack) \
+    DO(format_source) DO(logger) \
     DO(empty_tuple) DO(kwnames_loop)
 
 static int

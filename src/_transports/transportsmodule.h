@@ -18,6 +18,8 @@ typedef struct TulipState {
     PyTypeObject *timer_type;           /* TimerHandle, an asyncio.TimerHandle */
     PyTypeObject *watcher_type;         /* of add_reader and add_writer */
     PyTypeObject *stream_type;          /* StreamTransport, an asyncio.Transport */
+    PyTypeObject *read_pipe_type;       /* ReadPipeTransport */
+    PyTypeObject *write_pipe_type;      /* WritePipeTransport */
     PyTypeObject *server_type;          /* Server: the C half of it */
     PyObject *future_type;              /* asyncio.Future */
     PyObject *task_type;                /* asyncio.Task */
@@ -64,6 +66,7 @@ UVT_CHECKED int tulip_callback_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_loop_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_watcher_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_stream_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_pipe_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
 
 /* Makes a type from its spec with the given bases (a type, a tuple or NULL),

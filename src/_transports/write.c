@@ -41,9 +41,19 @@ count_lost_write(TulipStream *self)
         return 0;
     }
     result = PyObject_CallMethod(self->loop->st->logger, "warning", "s",
-                                 "socket.send() raised exception.");
+                                 self->flags & TULIP_PIPE
+                                 ? "pipe closed by peer or os.write(pipe, data) "
+                                   "raised exception."
+                                 : "socket.send() raised exception.");
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
+}
+
+/* After write_eof(): an error, but of a pipe, whose end that is, a lost write. */
+static bool
+refuses_writes(const TulipStream *self)
+{
+    return (self->flags & (TULIP_EOF_SENT | TULIP_WRITE_PIPE)) == TULIP_EOF_SENT;
 }
 
 /* Sends a large changeable buffer at once and copies what has to wait.
@@ -64,7 +74,7 @@ write_through(TulipStream *self, const Py_buffer *view)
         buf.len = len;
         rc = uv_try_write(self->uv, &buf, 1);
         if (rc < 0 && rc != UV_EAGAIN) {
-            tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+            tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed(self));
             return 0;
         }
         sent = rc > 0 ? (size_t)rc : 0;
@@ -133,7 +143,7 @@ stream_write(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (self->flags & (TULIP_EOF_SENT | TULIP_LOST)) {
-        if (self->flags & TULIP_EOF_SENT) {
+        if (refuses_writes(self)) {
             PyErr_SetString(PyExc_RuntimeError,
                             "Cannot call write() after write_eof()");
             return NULL;
@@ -229,7 +239,7 @@ stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
     if (arg == NULL) {
         return NULL;
     }
-    if (self->flags & TULIP_EOF_SENT) {
+    if (refuses_writes(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot call writelines() after write_eof()");
         return NULL;
@@ -238,7 +248,7 @@ stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
     if (list == NULL) {
         return NULL;
     }
-    if (!(self->flags & TULIP_LOST)) {
+    if (!(self->flags & (TULIP_EOF_SENT | TULIP_LOST))) {
         rc = writelines(self, list);
         if (rc > 0) {
             tulip_queue_done(self);
@@ -257,7 +267,8 @@ stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
 PyDoc_STRVAR(write_eof_doc,
 "write_eof($self, /)\n--\n\n"
 "End the outgoing side when all that was written is sent.  Data may still come\n"
-"in.  Raises RuntimeError in another thread than the one that runs the loop.");
+"in.  A pipe is closed.\n\n"
+"Raises RuntimeError in another thread than the one that runs the loop.");
 
 static PyObject *
 stream_write_eof(TulipStream *self, PyObject *Py_UNUSED(ignored))
@@ -267,6 +278,9 @@ stream_write_eof(TulipStream *self, PyObject *Py_UNUSED(ignored))
     }
     if (!tulip_stream_check_thread(self)) {
         return NULL;
+    }
+    if (self->flags & TULIP_WRITE_PIPE) {
+        return tulip_stream_begin_close(self) < 0 ? NULL : Py_NewRef(Py_None);
     }
     self->flags |= TULIP_EOF_SENT;
     tulip_stream_flush(self);

@@ -264,7 +264,12 @@ tulip_stream_drop_queue(TulipStream *self)
 
 /* ---- sending ---- */
 
-const char tulip_write_failed[] = "Fatal write error on socket transport";
+const char *
+tulip_write_failed(const TulipStream *self)
+{
+    return self->flags & TULIP_PIPE ? "Fatal write error on pipe transport"
+                                    : "Fatal write error on socket transport";
+}
 
 static void
 on_written(uv_write_t *req, int status)
@@ -289,7 +294,8 @@ on_written(uv_write_t *req, int status)
         tulip_stream_drop_queue(self);
     }
     else if (status < 0) {
-        tulip_stream_fatal_uv(self, status, "write", tulip_write_failed);
+        tulip_stream_fatal_uv(self, status, "write",
+                              tulip_write_failed(self));
     }
     else {
         tulip_stream_flush(self);
@@ -397,7 +403,8 @@ tulip_stream_flush(TulipStream *self)
         tulip_stream_drop_queue(self);
     }
     else {
-        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+        tulip_stream_fatal_uv(self, rc, "write",
+                              tulip_write_failed(self));
     }
 }
 

@@ -23,11 +23,12 @@ typedef struct Node {
     struct Node *next, *prev;
 } Node;
 
-/* True when epoll will take the descriptor.  Sockets and FIFOs always do; for
- * the rest epoll is asked, by an addition that is taken back. */
-static bool
-can_watch(int epoll_fd, int fd)
+/* Sockets and FIFOs can always be watched; for the rest epoll is asked, by an
+ * addition that is taken back. */
+bool
+uvt_guard_can_watch(const UvtCore *core, int fd)
 {
+    int epoll_fd = core->uv.backend_fd;
     struct epoll_event event = {0};
     struct stat st;
     if (fstat(fd, &st) < 0) {
@@ -113,7 +114,7 @@ uvt_guard_watchers(UvtCore *core)
     while (node != queue) {
         const uv__io_t *watcher = (const uv__io_t *)
             ((const char *)node - offsetof(uv__io_t, watcher_queue));
-        if (!can_watch(core->uv.backend_fd, watcher->fd)
+        if (!uvt_guard_can_watch(core, watcher->fd)
             && evict(core, watcher)) {
             node = queue->next;
         }

@@ -60,6 +60,7 @@ typedef struct UvtHandle {
     bool held;                      /* the loop owns a reference */
     bool listening;                 /* Stream: since listen() */
     bool reading;                   /* Stream: between read_start and its end */
+    bool unwatchable;               /* Pipe: a device that epoll refuses */
     int fd;                         /* Poll: the watched descriptor; else -1 */
 } UvtHandle;
 

@@ -133,6 +133,8 @@ uvt_slab_give(UvtLoop *self)
  * poll has new descriptors to watch. */
 bool uvt_guard_watchers(UvtCore *core);
 void uvt_guard_fresh_fd(UvtCore *core, int fd);
+/* True when epoll takes the descriptor. */
+bool uvt_guard_can_watch(const UvtCore *core, int fd);
 
 /* wakeup.c: Python's signals reach a blocked poll.  start is called by a run
  * on the main thread, stop when that run ends; 0, or -1 with an exception. */

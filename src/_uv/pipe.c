@@ -240,12 +240,14 @@ pipe_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(open_doc,
 "open($self, fd, /)\n--\n\n"
-"Take over the descriptor of a pipe, a FIFO, a stream socket or a terminal (an\n"
-"int, or an object with fileno()); it is made non-blocking and closed with the\n"
-"handle.  After an exception it is the caller's still.\n\n"
+"Take over the descriptor of a pipe, a FIFO, a stream socket, a terminal or\n"
+"another character device (an int, or an object with fileno()); it is made\n"
+"non-blocking and closed with the handle.  After an exception it is the caller's\n"
+"still.\n\n"
 "Raises TypeError, ValueError (negative), HandleClosedError, PipeError (EBADF: not\n"
-"open; EINVAL: a file or anything else; EPROTOTYPE: a socket of datagrams;\n"
-"EEXIST: in use in this loop; EBUSY: the handle has one).");
+"open; EINVAL: a file or anything else, also a device that is open for reading\n"
+"only and cannot be waited for; EPROTOTYPE: a socket of datagrams; EEXIST: in use\n"
+"in this loop; EBUSY: the handle has one).");
 
 static PyObject *
 pipe_open(UvtHandle *self, PyObject *arg)
@@ -262,6 +264,7 @@ pipe_open(UvtHandle *self, PyObject *arg)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_pipe_open");
     }
+    self->unwatchable = !uvt_guard_can_watch(self->loop->core, fd);
     Py_RETURN_NONE;
 }
 

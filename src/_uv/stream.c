@@ -103,6 +103,9 @@ uvt_stream_read_start(UvtHandle *self)
     if (self->listening) {
         rc = UV_EINVAL;
     }
+    else if (self->unwatchable) {
+        rc = UV_EPERM;
+    }
     else if (!self->reading) {
         rc = uv_read_start(&self->box->uv.stream, on_alloc, on_read);
         self->reading = rc == 0;
@@ -125,7 +128,8 @@ PyDoc_STRVAR(start_read_doc,
 "errorno None, or data None and errorno < 0.  At the end of the stream errorno\n"
 "is UV_EOF; reading has stopped then, the handle stays open.  While reading, it\n"
 "only changes the callback.\n\n"
-"Raises TypeError, HandleClosedError, and the handle's own error (ENOTCONN).");
+"Raises TypeError, HandleClosedError, and the handle's own error (ENOTCONN; EPERM:\n"
+"a device, such as /dev/null, that cannot be waited for).");
 
 static PyObject *
 stream_start_read(UvtHandle *self, PyObject *callback)

@@ -164,8 +164,12 @@ uvt_fd_check_new(UvtCore *core, int fd, int type, bool pipes)
             return UV_ENOTSOCK;
         }
         /* epoll takes no regular files, directories and devices such as
-         * /dev/null: libuv would abort on them. */
-        if (!S_ISFIFO(st.st_mode) && !(S_ISCHR(st.st_mode) && isatty(fd))) {
+         * /dev/null: libuv would abort on them.  Such a device can be written
+         * to, since it is never full. */
+        if (!S_ISFIFO(st.st_mode)
+            && !(S_ISCHR(st.st_mode)
+                 && ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY
+                     || uvt_guard_can_watch(core, fd)))) {
             return UV_EINVAL;
         }
     }

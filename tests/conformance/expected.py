@@ -6,7 +6,6 @@ harm the tests after them.  A test that some version of Python lacks is no matte
 
 TLS = "TLS is not part of uvtulip yet"
 UDP = "datagram endpoints are not part of uvtulip yet"
-PIPES = "pipes are not part of uvtulip yet"
 SUBPROCESS = "subprocesses are not part of uvtulip yet"
 INTERNALS = "uses internals of the selector loop (_selector, _run_once, _stop_serving)"
 PATCHES = "patches the socket module that asyncio.base_events uses"
@@ -30,9 +29,6 @@ FAILING: dict[str, str] = {
     "test_events.SelectEventLoopTests.test_create_unix_server_ssl_verify_failed": TLS,
     "test_events.SelectEventLoopTests.test_datagram_send_to_non_listening_address": UDP,
     "test_events.SelectEventLoopTests.test_prompt_cancellation": INTERNALS,
-    "test_events.SelectEventLoopTests.test_read_pipe": PIPES,
-    "test_events.SelectEventLoopTests.test_read_pty_output": PIPES,
-    "test_events.SelectEventLoopTests.test_bidirectional_pty": PIPES,
     "test_events.SelectEventLoopTests.test_ssl_connect_accepted_socket": TLS,
     "test_events.SelectEventLoopTests.test_subprocess_close_after_finish": SUBPROCESS,
     "test_events.SelectEventLoopTests.test_subprocess_close_client_stream": SUBPROCESS,
@@ -50,13 +46,9 @@ FAILING: dict[str, str] = {
     "test_events.SelectEventLoopTests.test_subprocess_terminate": SUBPROCESS,
     "test_events.SelectEventLoopTests.test_subprocess_wait_no_same_group": SUBPROCESS,
     "test_events.SelectEventLoopTests.test_timeout_rounding": INTERNALS,
-    "test_events.SelectEventLoopTests.test_unclosed_pipe_transport": PIPES,
-    "test_events.SelectEventLoopTests.test_write_pipe": PIPES,
-    "test_events.SelectEventLoopTests.test_write_pipe_disconnect_on_close": PIPES,
-    "test_events.SelectEventLoopTests.test_write_pty": PIPES,
     "test_streams.StreamTests.test_open_connection_no_loop_ssl": TLS,
     "test_streams.StreamTests.test_open_unix_connection_no_loop_ssl": TLS,
-    "test_streams.StreamTests.test_read_all_from_pipe_reader": PIPES,
+    "test_streams.StreamTests.test_read_all_from_pipe_reader": SUBPROCESS,
     "test_streams.StreamTests.test_start_tls": TLS,
 }
 

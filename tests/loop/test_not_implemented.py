@@ -27,8 +27,6 @@ CALLS = {
     "start_tls": lambda loop: loop.start_tls(None, None, None),
     "sendfile": lambda loop: loop.sendfile(None, None),
     "sock_sendfile": lambda loop: loop.sock_sendfile(None, None),
-    "connect_read_pipe": lambda loop: loop.connect_read_pipe(never, None),
-    "connect_write_pipe": lambda loop: loop.connect_write_pipe(never, None),
     "subprocess_shell": lambda loop: loop.subprocess_shell(never, "exit 1"),
     "subprocess_exec": lambda loop: loop.subprocess_exec(never, "false"),
     "create_connection": lambda loop: loop.create_connection(

@@ -18,7 +18,13 @@ import pytest
 import uvtulip
 from aiosupport import run, turns
 from streamsupport import tcp_pair
-from uvtulip._transports import Handle, StreamTransport, TimerHandle
+from uvtulip._transports import (
+    Handle,
+    ReadPipeTransport,
+    StreamTransport,
+    TimerHandle,
+    WritePipeTransport,
+)
 
 Parameter = inspect.Parameter
 
@@ -33,6 +39,8 @@ PAIRS: list[tuple[type, type]] = [
     (asyncio.TimerHandle, TimerHandle),
     (asyncio.Transport, StreamTransport),
     (selector_events._SelectorSocketTransport, StreamTransport),
+    (unix_events._UnixReadPipeTransport, ReadPipeTransport),
+    (asyncio.WriteTransport, WritePipeTransport),
     (unix_events._DefaultEventLoopPolicy, uvtulip.EventLoopPolicy)
     if hasattr(unix_events, "_DefaultEventLoopPolicy")
     else (asyncio.DefaultEventLoopPolicy, uvtulip.EventLoopPolicy),

@@ -484,6 +484,22 @@ def test_open_terminal(loop):
         os.close(slave)
 
 
+def test_device_that_is_never_full(loop):
+    """It cannot be waited for, but written to."""
+    for flags in (os.O_WRONLY, os.O_RDWR):
+        handle = uv.Pipe(loop)
+        handle.open(os.open(os.devnull, flags))
+        done = []
+        assert handle.try_write(b"x") == 1
+        handle.write(bytes(1 << 20), lambda *args, done=done: done.append(args))
+        if flags == os.O_RDWR:
+            assert code_of(handle.start_read, print) == UV.UV_EPERM
+        loop.run_checked()
+        assert done == [(handle, None)]
+        handle.close()
+    loop.run_checked()
+
+
 def test_open_refuses(loop, path):
     handle = uv.Pipe(loop)
     read, write = os.pipe()
