@@ -1,0 +1,205 @@
+/* The direct backend: OpenSSL's own read and write, on the SSL of the SSLObject,
+ * over a BIO that reads from what was fed and writes to `out`.  No Python object
+ * is made for a record.
+ *
+ * Reading and writing run attached; the BIO's callbacks also detached, inside of a
+ * handshake.  The BIO, which the SSL owns, is the second owner of the UvtTls.
+ */
+#include "engine.h"
+#include <stdatomic.h>
+#include <string.h>
+
+/* ---- the BIO ---- */
+
+/* A callback gets the BIO and nothing else, and to ask it for its data takes a
+ * function of OpenSSL.  That one is the same for every interpreter in the process:
+ * set once, never changed. */
+typedef void *(*GetData)(BIO *bio);
+static _Atomic(GetData) get_data;
+
+static UvtTls *
+tls_of(BIO *bio)
+{
+    GetData ask = atomic_load_explicit(&get_data, memory_order_relaxed);
+    return ask(bio);
+}
+
+static int
+on_read(BIO *bio, char *buf, size_t len, size_t *got)
+{
+    UvtTls *self = tls_of(bio);
+    UvtOpenSSL *lib = self->lib;
+    if (self->in_len == 0) {
+        lib->BIO_set_flags(bio, UVT_BIO_FLAGS_READ | UVT_BIO_FLAGS_SHOULD_RETRY);
+        *got = 0;
+        return 0;
+    }
+    lib->BIO_clear_flags(bio, UVT_BIO_FLAGS_RWS | UVT_BIO_FLAGS_SHOULD_RETRY);
+    if (len > self->in_len) {
+        len = self->in_len;
+    }
+    memcpy(buf, self->in, len);
+    self->in += len;
+    self->in_len -= len;
+    self->inside += len;
+    *got = len;
+    return 1;
+}
+
+static int
+on_write(BIO *bio, const char *buf, size_t len, size_t *put)
+{
+    UvtTls *self = tls_of(bio);
+    self->lib->BIO_clear_flags(bio,
+                               UVT_BIO_FLAGS_RWS | UVT_BIO_FLAGS_SHOULD_RETRY);
+    /* Given up: whoever kept the SSLObject is told that it is closed. */
+    if (self->backend == NULL || !uvt_tls_put_output(self, buf, len)) {
+        *put = 0;
+        return 0;
+    }
+    *put = len;
+    return 1;
+}
+
+static long
+on_ctrl(BIO *Py_UNUSED(bio), int command, long Py_UNUSED(number),
+        void *Py_UNUSED(pointer))
+{
+    return command == UVT_BIO_CTRL_FLUSH;
+}
+
+static int
+on_destroy(BIO *bio)
+{
+    UvtTls *self = tls_of(bio);
+    if (self != NULL) {
+        uvt_tls_disown(self);
+    }
+    return 1;
+}
+
+bool
+uvt_tls_make_method(UvtOpenSSL *lib)
+{
+    GetData none = NULL;
+    if (!atomic_compare_exchange_strong(&get_data, &none, lib->BIO_get_data)
+        && none != lib->BIO_get_data) {
+        return false;       /* a second OpenSSL in this process */
+    }
+    lib->method = lib->BIO_meth_new(
+        lib->BIO_get_new_index() | UVT_BIO_TYPE_SOURCE_SINK, "uvtulip");
+    return lib->method != NULL
+        && lib->BIO_meth_set_read_ex(lib->method, on_read)
+        && lib->BIO_meth_set_write_ex(lib->method, on_write)
+        && lib->BIO_meth_set_ctrl(lib->method, on_ctrl)
+        && lib->BIO_meth_set_destroy(lib->method, on_destroy);
+}
+
+/* ---- the backend ---- */
+
+/* An error of an older call, of whomever, would be taken for one of ours. */
+static inline void
+forget_errors(const UvtOpenSSL *lib)
+{
+    if (lib->ERR_peek_error() != 0) {
+        lib->ERR_clear_error();
+    }
+}
+
+/* A call has failed for good: the same again through Python, which finds OpenSSL
+ * in the same state and the error where it is. */
+static UvtTlsStatus
+fail(UvtTls *self, bool reading)
+{
+    PyObject *result;
+    UvtTlsStatus status;
+    if (self->no_memory) {
+        PyErr_SetNone(PyExc_MemoryError);
+        return uvt_tls_status(self);
+    }
+    result = reading
+        ? PyObject_CallMethod(self->target, "read", "i", 1)
+        : PyObject_CallMethod(self->target, "write", "y#", "", (Py_ssize_t)0);
+    if (result == NULL) {
+        status = uvt_tls_status(self);
+        if (status != UVT_TLS_WANT) {
+            return status;
+        }
+    }
+    Py_XDECREF(result);
+    PyErr_SetString(self->st->error, "the TLS connection has failed");
+    return UVT_TLS_ERROR;
+}
+
+static UvtTlsStatus
+not_done(UvtTls *self, bool reading)
+{
+    switch (self->lib->SSL_get_error(self->ssl, 0)) {
+    case UVT_SSL_ERROR_WANT_READ:
+    case UVT_SSL_ERROR_WANT_WRITE:
+        return UVT_TLS_WANT;
+    case UVT_SSL_ERROR_ZERO_RETURN:
+        return UVT_TLS_EOF;
+    default:
+        return fail(self, reading);
+    }
+}
+
+static UvtTlsStatus
+direct_read(UvtTls *self, char *buf, size_t len, size_t *got)
+{
+    UvtOpenSSL *lib = self->lib;
+    forget_errors(lib);
+    if (lib->SSL_read_ex(self->ssl, buf, len, got)) {
+        self->inside = 0;
+        return UVT_TLS_OK;
+    }
+    return not_done(self, true);
+}
+
+static UvtTlsStatus
+direct_write(UvtTls *self, const char *buf, size_t len, size_t *put)
+{
+    UvtOpenSSL *lib = self->lib;
+    forget_errors(lib);
+    if (lib->SSL_write_ex(self->ssl, buf, len, put)) {
+        return UVT_TLS_OK;
+    }
+    return not_done(self, false);
+}
+
+const UvtTlsBackend uvt_tls_direct = {
+    .name = "openssl",
+    .read = direct_read,
+    .write = direct_write,
+};
+
+int
+uvt_tls_make_direct(UvtTls *self, PyObject *sslobj)
+{
+    UvtOpenSSL *lib = self->st->openssl;
+    PyObject *context = PyObject_GetAttrString(sslobj, "context");
+    SSL *ssl;
+    BIO *bio;
+    if (context == NULL) {
+        return -1;
+    }
+    ssl = uvt_openssl_ssl_of(lib, sslobj, context);
+    Py_DECREF(context);
+    if (ssl == NULL) {
+        return 0;
+    }
+    bio = lib->BIO_new(lib->method);
+    if (bio == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->lib = uvt_openssl_share(lib);
+    self->ssl = ssl;
+    self->backend = &uvt_tls_direct;
+    atomic_fetch_add(&self->owners, 1);
+    lib->BIO_set_data(bio, self);
+    lib->BIO_set_init(bio, 1);
+    lib->SSL_set_bio(ssl, bio, bio);
+    return 1;
+}

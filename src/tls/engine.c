@@ -1,0 +1,404 @@
+/* What both backends have in common: making a connection, its input and output,
+ * handshake and shutdown, which are calls of the SSLObject's own methods either
+ * way: so the errors are the interpreter's, and its lock is free meanwhile.
+ *
+ * Functions run attached, except those that a BIO calls: uvt_tls_put_output() and
+ * uvt_tls_disown().
+ */
+#include "engine.h"
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_OUTPUT ((size_t)4 * 1024)
+
+/* ---- the state ---- */
+
+#define FOR_EACH_STRING(DO) \
+    DO(do_handshake) DO(pending) DO(read) DO(shutdown) DO(unwrap) DO(write)
+
+#define FOR_EACH_OBJECT(DO) \
+    DO(memory_bio) DO(object_type) DO(sslobj_type) DO(error) \
+    DO(certificate_error) DO(want_read) DO(want_write) DO(syscall_error) \
+    DO(zero_return)
+
+static int
+import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
+{
+    const struct {
+        PyObject **slot, *module;
+        const char *name;
+    } names[] = {
+        {&st->memory_bio, ssl, "MemoryBIO"},
+        {&st->object_type, ssl, "SSLObject"},
+        {&st->sslobj_type, low, "_SSLSocket"},
+        {&st->error, ssl, "SSLError"},
+        {&st->certificate_error, ssl, "CertificateError"},
+        {&st->want_read, ssl, "SSLWantReadError"},
+        {&st->want_write, ssl, "SSLWantWriteError"},
+        {&st->syscall_error, ssl, "SSLSyscallError"},
+        {&st->zero_return, ssl, "SSLZeroReturnError"},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        Py_XSETREF(*names[i].slot,
+                   PyObject_GetAttrString(names[i].module, names[i].name));
+        if (*names[i].slot == NULL) {
+            return -1;
+        }
+    }
+#define INTERN(name) \
+    Py_XSETREF(st->str_##name, PyUnicode_InternFromString(#name)); \
+    if (st->str_##name == NULL) { \
+        return -1; \
+    }
+    FOR_EACH_STRING(INTERN)
+#undef INTERN
+    return 0;
+}
+
+int
+uvt_tls_prepare(UvtTlsState *st)
+{
+    PyObject *ssl, *low;
+    const char *choice = getenv("UVTULIP_TLS");
+    int rc;
+    if (st->ready) {
+        return 0;
+    }
+    ssl = PyImport_ImportModule("ssl");
+    low = ssl == NULL ? NULL : PyImport_ImportModule("_ssl");
+    rc = low == NULL ? -1 : import_names(st, ssl, low);
+    if (rc == 0) {
+        st->openssl = uvt_openssl_find(low);
+        if (st->openssl != NULL && !uvt_tls_make_method(st->openssl)) {
+            uvt_openssl_drop(st->openssl);
+            st->openssl = NULL;
+        }
+        st->portable = st->openssl == NULL
+            || (choice != NULL && strcmp(choice, "portable") == 0);
+        st->ready = true;
+    }
+    Py_XDECREF(low);
+    Py_XDECREF(ssl);
+    return rc;
+}
+
+const char *
+uvt_tls_backend_name(const UvtTlsState *st)
+{
+    return st->portable ? uvt_tls_portable.name : uvt_tls_direct.name;
+}
+
+int
+uvt_tls_state_traverse(UvtTlsState *st, visitproc visit, void *arg)
+{
+#define VISIT(name) Py_VISIT(st->name);
+    FOR_EACH_OBJECT(VISIT)
+#undef VISIT
+    return 0;
+}
+
+void
+uvt_tls_state_clear(UvtTlsState *st)
+{
+#define CLEAR(name) Py_CLEAR(st->name);
+    FOR_EACH_OBJECT(CLEAR)
+#undef CLEAR
+#define CLEAR(name) Py_CLEAR(st->str_##name);
+    FOR_EACH_STRING(CLEAR)
+#undef CLEAR
+    uvt_openssl_drop(st->openssl);
+    st->openssl = NULL;
+    st->ready = false;
+}
+
+/* ---- life cycle ---- */
+
+/* context.wrap_bio(incoming, outgoing, ...) */
+static PyObject *
+wrap(PyObject *context, PyObject *incoming, PyObject *outgoing, bool server_side,
+     PyObject *hostname, PyObject *session)
+{
+    PyObject *method = PyObject_GetAttrString(context, "wrap_bio");
+    PyObject *args = PyTuple_Pack(2, incoming, outgoing);
+    PyObject *kwds = Py_BuildValue("{sOsO}",
+                                   "server_side", server_side ? Py_True : Py_False,
+                                   "server_hostname", hostname);
+    PyObject *object = NULL;
+    if (method != NULL && args != NULL && kwds != NULL
+        && (session == Py_None
+            || PyDict_SetItemString(kwds, "session", session) == 0)) {
+        object = PyObject_Call(method, args, kwds);
+    }
+    Py_XDECREF(kwds);
+    Py_XDECREF(args);
+    Py_XDECREF(method);
+    return object;
+}
+
+/* Chooses whose methods are called, and how. */
+static int
+choose(UvtTls *self, PyObject *incoming, PyObject *outgoing)
+{
+    PyObject *sslobj;
+    int direct = 0;
+    if ((PyObject *)Py_TYPE(self->object) == self->st->object_type) {
+        sslobj = PyObject_GetAttrString(self->object, "_sslobj");
+        if (sslobj == NULL) {
+            return -1;
+        }
+        self->target = sslobj;
+        if (!self->st->portable
+            && (PyObject *)Py_TYPE(sslobj) == self->st->sslobj_type) {
+            direct = uvt_tls_make_direct(self, sslobj);
+        }
+    }
+    else {
+        self->target = Py_NewRef(self->object);
+    }
+    if (direct == 0) {
+        self->incoming = Py_NewRef(incoming);
+        self->outgoing = Py_NewRef(outgoing);
+        self->backend = &uvt_tls_portable;
+    }
+    return direct < 0 ? -1 : 0;
+}
+
+UvtTls *
+uvt_tls_new(UvtTlsState *st, PyObject *context, bool server_side,
+            PyObject *hostname, PyObject *session)
+{
+    UvtTls *self = PyMem_RawCalloc(1, sizeof(UvtTls));
+    PyObject *incoming = PyObject_CallNoArgs(st->memory_bio);
+    PyObject *outgoing = PyObject_CallNoArgs(st->memory_bio);
+    if (self == NULL) {
+        PyErr_NoMemory();
+    }
+    else if (incoming != NULL && outgoing != NULL) {
+        atomic_init(&self->owners, 1);
+        self->st = st;
+        self->object = wrap(context, incoming, outgoing, server_side, hostname,
+                            session);
+        if (self->object == NULL || choose(self, incoming, outgoing) < 0) {
+            uvt_tls_free(self);
+            self = NULL;
+        }
+    }
+    else {
+        PyMem_RawFree(self);
+        self = NULL;
+    }
+    Py_XDECREF(outgoing);
+    Py_XDECREF(incoming);
+    return self;
+}
+
+void
+uvt_tls_disown(UvtTls *self)
+{
+    if (atomic_fetch_sub(&self->owners, 1) == 1) {
+        uvt_openssl_drop(self->lib);
+        PyMem_RawFree(self);
+    }
+}
+
+void
+uvt_tls_free(UvtTls *self)
+{
+    PyObject *object = self->object, *target = self->target;
+    self->backend = NULL;
+    self->object = self->target = NULL;
+    uvt_tls_clear_output(self);
+    self->in = NULL;
+    self->in_len = 0;
+    PyMem_RawFree(self->kept);
+    self->kept = NULL;
+    Py_CLEAR(self->incoming);
+    Py_CLEAR(self->outgoing);
+    Py_XDECREF(target);
+    Py_XDECREF(object);
+    uvt_tls_disown(self);
+}
+
+int
+uvt_tls_traverse(UvtTls *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->object);
+    Py_VISIT(self->target);
+    Py_VISIT(self->incoming);
+    Py_VISIT(self->outgoing);
+    return 0;
+}
+
+/* ---- input ---- */
+
+int
+uvt_tls_feed(UvtTls *self, const char *base, size_t len)
+{
+    char *grown;
+    if (self->backend->feed != NULL) {
+        return self->backend->feed(self, base, len);
+    }
+    if (self->kept == NULL) {
+        self->in = base;
+        self->in_len = len;
+        return 0;
+    }
+    grown = PyMem_RawMalloc(self->in_len + len);
+    if (grown == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(grown, self->in, self->in_len);
+    memcpy(grown + self->in_len, base, len);
+    PyMem_RawFree(self->kept);
+    self->kept = grown;
+    self->in = grown;
+    self->in_len += len;
+    return 0;
+}
+
+int
+uvt_tls_keep(UvtTls *self)
+{
+    if (self->in_len == 0) {
+        PyMem_RawFree(self->kept);
+        self->kept = NULL;
+        self->in = NULL;
+    }
+    else if (self->kept == NULL) {
+        self->kept = PyMem_RawMalloc(self->in_len);
+        if (self->kept == NULL) {
+            self->in = NULL;
+            self->in_len = 0;
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(self->kept, self->in, self->in_len);
+        self->in = self->kept;
+    }
+    return 0;
+}
+
+size_t
+uvt_tls_expect(const UvtTls *self)
+{
+    if (self->backend->feed != NULL) {
+        return UVT_TLS_PLAIN;
+    }
+    return self->in_len + self->inside > 0 ? self->in_len + self->inside
+                                           : UVT_TLS_PLAIN;
+}
+
+/* ---- output ---- */
+
+bool
+uvt_tls_put_output(UvtTls *self, const char *base, size_t len)
+{
+    if (self->out_size - self->out_len < len) {
+        size_t size = self->out_lent ? self->out_len : self->out_size;
+        char *grown;
+        size = size < FIRST_OUTPUT ? FIRST_OUTPUT : 2 * size;
+        if (size < self->out_len + len) {
+            size = self->out_len + len;
+        }
+        grown = PyMem_RawMalloc(size);
+        if (grown == NULL) {
+            self->no_memory = true;
+            return false;
+        }
+        if (self->out_len > 0) {
+            memcpy(grown, self->out, self->out_len);
+        }
+        if (!self->out_lent) {
+            PyMem_RawFree(self->out);
+        }
+        self->out = grown;
+        self->out_size = size;
+        self->out_lent = false;
+    }
+    memcpy(self->out + self->out_len, base, len);
+    self->out_len += len;
+    return true;
+}
+
+void
+uvt_tls_lend_output(UvtTls *self, char *room, size_t size)
+{
+    if (self->out == NULL) {
+        self->out = room;
+        self->out_size = size;
+        self->out_lent = true;
+    }
+}
+
+void
+uvt_tls_clear_output(UvtTls *self)
+{
+    if (!self->out_lent) {
+        PyMem_RawFree(self->out);
+    }
+    self->out = NULL;
+    self->out_lent = false;
+    self->out_len = self->out_size = 0;
+}
+
+/* ---- handshake and shutdown ---- */
+
+UvtTlsStatus
+uvt_tls_status(UvtTls *self)
+{
+    UvtTlsState *st = self->st;
+    if (self->no_memory) {
+        self->no_memory = false;
+        PyErr_NoMemory();
+        return UVT_TLS_ERROR;
+    }
+    if (PyErr_ExceptionMatches(st->want_read)
+        || PyErr_ExceptionMatches(st->want_write)
+        || PyErr_ExceptionMatches(st->syscall_error)) {
+        PyErr_Clear();
+        return UVT_TLS_WANT;
+    }
+    if (PyErr_ExceptionMatches(st->zero_return)) {
+        PyErr_Clear();
+        return UVT_TLS_EOF;
+    }
+    return UVT_TLS_ERROR;
+}
+
+/* Calls a method that takes and returns nothing of interest. */
+static UvtTlsStatus
+call(UvtTls *self, PyObject *name)
+{
+    PyObject *result = PyObject_CallMethodNoArgs(self->target, name), *raised;
+    UvtTlsStatus status = UVT_TLS_OK;
+    if (result == NULL) {
+        status = uvt_tls_status(self);
+    }
+    Py_XDECREF(result);
+    if (self->backend->collect != NULL) {
+        /* An alert may be there to send, after a failure. */
+        raised = PyErr_GetRaisedException();
+        if (self->backend->collect(self) < 0) {
+            status = UVT_TLS_ERROR;
+        }
+        if (raised != NULL) {
+            PyErr_SetRaisedException(raised);
+        }
+    }
+    return status;
+}
+
+UvtTlsStatus
+uvt_tls_handshake(UvtTls *self)
+{
+    return call(self, self->st->str_do_handshake);
+}
+
+UvtTlsStatus
+uvt_tls_shutdown(UvtTls *self)
+{
+    return call(self, self->target == self->object ? self->st->str_unwrap
+                                                   : self->st->str_shutdown);
+}
