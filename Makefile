@@ -134,6 +134,8 @@ conformance: setup
 		PYTHON="$(PYTHON)" tools/system-packages --testsuite
 	fi
 	$(BIN)/python tests/conformance/run.py
+	UVTULIP_TLS=portable $(BIN)/python tests/conformance/run.py \
+		test_events test_server test_ssl test_sslproto test_streams
 
 interop: setup
 	$(PYTEST) $(PYTEST_ARGS) tests/interop

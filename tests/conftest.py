@@ -34,3 +34,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=["openssl", "memory-bio"])
+def tls_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways to encrypt, one after the other."""
+    from uvtulip import _transports
+
+    before = _transports._tls_backend(None)
+    assert _transports._tls_backend(request.param == "memory-bio") == request.param
+    yield request.param
+    _transports._tls_backend(before == "memory-bio")

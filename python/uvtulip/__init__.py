@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import uv
     from .policy import EventLoopPolicy, install
     from .runner import run
+    from .tls import tls_backend
 
 __all__ = (
     "EventLoopPolicy",
@@ -29,6 +30,7 @@ __all__ = (
     "install",
     "new_event_loop",
     "run",
+    "tls_backend",
     "uv",
 )
 
@@ -46,6 +48,7 @@ _LATER = {
     "EventLoopPolicy": "policy",
     "install": "policy",
     "run": "runner",
+    "tls_backend": "tls",
     "uv": "uv",
 }
 

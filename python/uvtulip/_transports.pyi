@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import ssl
 from asyncio.events import _TaskFactory
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextvars import Context
@@ -180,6 +181,33 @@ class WritePipeTransport(asyncio.WriteTransport):
     def set_protocol(self, protocol: asyncio.BaseProtocol, /) -> None: ...
     def write(self, data: ReadableBuffer, /) -> None: ...
     def writelines(self, list_of_data: Iterable[ReadableBuffer], /) -> None: ...
+
+@disjoint_base
+class SSLTransport(asyncio.Transport):
+    def __init__(
+        self,
+        loop: EventLoop,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[None] | None,
+        server_side: bool,
+        server_hostname: str | None,
+        call_connection_made: bool,
+        handshake_timeout: float,
+        shutdown_timeout: float,
+        session: ssl.SSLSession | None,
+    ) -> None: ...
+    def _link(self) -> SSLLink: ...
+    def _feed(self, data: ReadableBuffer, /) -> None: ...
+    def _force_close(self, exc: BaseException | None, /) -> None: ...
+    def get_protocol(self) -> asyncio.BaseProtocol: ...
+
+@final
+class SSLLink(asyncio.Protocol):
+    @property
+    def transport(self) -> SSLTransport | None: ...
+
+def _tls_backend(portable: bool | None, /) -> str: ...
 
 @disjoint_base
 class Server:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import socket
 import sys
 from asyncio.log import logger
 
-from ._transports import StreamTransport
+from ._transports import SSLTransport, StreamTransport
 from ._uv import TCP, Pipe
 from .resolve import ResolvingLoop, interleaved, literal_info
+from .secure import client_tls, server_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,21 +27,13 @@ if TYPE_CHECKING:
 
     from ._uv import Loop as RawLoop
     from .resolve import _AddrInfo, _SockAddr
+    from .secure import TLS
 
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
     _SSL = ssl_module.SSLContext | bool | None
     _Attempt = Callable[[], Coroutine[Any, Any, TCP]]
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
-
-
-def refuse_tls(method: str, ssl: _SSL, **only_with_tls: object) -> None:
-    """Say that TLS is not there, and check what makes sense only with it."""
-    if ssl:
-        raise NotImplementedError(f"{method}(ssl=...): this loop has no TLS")
-    for name, value in only_with_tls.items():
-        if value is not None:
-            raise ValueError(f"{name} is only meaningful with ssl")
 
 
 def check_stream_socket(sock: socket.socket) -> None:
@@ -107,12 +101,14 @@ class ConnectingLoop(ResolvingLoop):
         socket, and closes it at its own end; when this fails or is cancelled, the
         socket stays as it was.
         """
-        refuse_tls(
-            "create_connection",
-            ssl,
-            server_hostname=server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        if ssl and server_hostname is None:
+            if not host:
+                raise ValueError(
+                    "You must set server_hostname when using ssl without a host"
+                )
+            server_hostname = os.fsdecode(host)
+        tls = client_tls(
+            ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
         )
         self._check_closed()
         if sock is not None:
@@ -121,7 +117,7 @@ class ConnectingLoop(ResolvingLoop):
                     "host/port and sock can not be specified at the same time"
                 )
             check_stream_socket(sock)
-            made = await self._adopt(protocol_factory, sock)
+            made = await self._adopt(protocol_factory, sock, tls)
         elif host is None and port is None:
             raise ValueError("host and port was not specified and no sock specified")
         else:
@@ -153,7 +149,7 @@ class ConnectingLoop(ResolvingLoop):
             except BaseException:
                 handle.close()
                 raise
-            made = await self._start_transport(handle, protocol)
+            made = await self._start_transport(handle, protocol, None, tls)
         if self.get_debug():
             shown = made[0].get_extra_info("socket")
             logger.debug("%r connected to %s:%r: (%r, %r)", shown, host, port, *made)
@@ -172,15 +168,10 @@ class ConnectingLoop(ResolvingLoop):
 
         Returns (transport, protocol), as create_connection(sock=...).
         """
-        refuse_tls(
-            "connect_accepted_socket",
-            ssl,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
+        tls = server_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
         self._check_closed()
         check_stream_socket(sock)
-        made = await self._adopt(protocol_factory, sock)
+        made = await self._adopt(protocol_factory, sock, tls)
         if self.get_debug():
             logger.debug(
                 "%r handled: (%r, %r)", made[0].get_extra_info("socket"), *made
@@ -190,29 +181,41 @@ class ConnectingLoop(ResolvingLoop):
     # ---- from a handle or a socket to a transport ----
 
     async def _start_transport(
-        self, handle: TCP | Pipe, protocol: _P, given: socket.socket | None = None
+        self,
+        handle: TCP | Pipe,
+        protocol: _P,
+        given: socket.socket | None = None,
+        tls: TLS | None = None,
     ) -> tuple[asyncio.Transport, _P]:
         waiter = self.create_future()
+        transport: StreamTransport | SSLTransport
         try:
-            transport = StreamTransport(self, handle, protocol, waiter)
+            if tls is None:
+                transport = below = StreamTransport(self, handle, protocol, waiter)
+            else:
+                transport = tls.transport(self, protocol, waiter)
+                below = StreamTransport(self, handle, transport._link())
         except BaseException:
             handle.close()
             raise
         if given is not None:
             from .sockets import GivenSocket
 
-            transport._show_socket(GivenSocket(given))
+            below._show_socket(GivenSocket(given))
         try:
             await waiter
         except BaseException:
             if given is not None:
-                transport._show_socket(None)  # Not ours to close.
+                below._show_socket(None)  # Not ours to close.
             transport.close()
             raise
         return transport, protocol
 
     async def _adopt(
-        self, protocol_factory: Callable[[], _P], sock: socket.socket
+        self,
+        protocol_factory: Callable[[], _P],
+        sock: socket.socket,
+        tls: TLS | None = None,
     ) -> tuple[asyncio.Transport, _P]:
         """Make a transport of a connected socket.
 
@@ -232,7 +235,7 @@ class ConnectingLoop(ResolvingLoop):
             raise
         try:
             sock.setblocking(False)
-            return await self._start_transport(handle, protocol, sock)
+            return await self._start_transport(handle, protocol, sock, tls)
         except BaseException:
             sock.settimeout(timeout)
             raise

@@ -16,7 +16,8 @@ import sys
 from asyncio.log import logger
 
 from . import _transports
-from .connect import check_stream_socket, handle_for, open_detached, refuse_tls
+from .connect import check_stream_socket, handle_for, open_detached
+from .secure import server_tls
 from .signals import SignalLoop
 
 TYPE_CHECKING = False
@@ -260,12 +261,9 @@ class ServingLoop(SignalLoop):
         """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
-        refuse_tls(
-            "create_server",
-            ssl,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
+        tls = server_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if tls is not None:
+            protocol_factory = tls.factory(self, protocol_factory)
         self._check_closed()
         if sock is not None:
             if host is not None or port is not None:

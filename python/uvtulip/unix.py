@@ -14,7 +14,8 @@ import stat
 import sys
 from asyncio.log import logger
 
-from .connect import check_no_ssl_socket, handle_for, open_detached, refuse_tls
+from .connect import check_no_ssl_socket, handle_for, open_detached
+from .secure import client_tls, server_tls
 from .serve import ServingLoop, remove_file
 
 TYPE_CHECKING = False
@@ -105,19 +106,15 @@ class UnixLoop(ServingLoop):
         """
         if ssl and server_hostname is None:
             raise ValueError("you have to pass server_hostname when using ssl")
-        refuse_tls(
-            "create_unix_connection",
-            ssl,
-            server_hostname=server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        tls = client_tls(
+            ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
         )
         self._check_closed()
         if path is None:
             if sock is None:
                 raise ValueError("no path and sock were specified")
             _check_unix_socket(sock)
-            return await self._adopt(protocol_factory, sock)
+            return await self._adopt(protocol_factory, sock, tls)
         if sock is not None:
             raise ValueError("path and sock can not be specified at the same time")
         with await self._connect_unix(os.fspath(path)) as ours:
@@ -128,7 +125,7 @@ class UnixLoop(ServingLoop):
             except BaseException:
                 handle.close()
                 raise
-        return await self._start_transport(handle, protocol)
+        return await self._start_transport(handle, protocol, None, tls)
 
     async def _connect_unix(self, path: str | bytes) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -163,12 +160,9 @@ class UnixLoop(ServingLoop):
         """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
-        refuse_tls(
-            "create_unix_server",
-            ssl,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
+        tls = server_tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if tls is not None:
+            protocol_factory = tls.factory(self, protocol_factory)
         self._check_closed()
         if path is None:
             if sock is None:

@@ -110,9 +110,10 @@ tulip_callback_new(TulipLoop *loop, PyObject *callable, PyObject *const *args,
 
 TulipCallback *
 tulip_callback_new_c(TulipLoop *loop, TulipCFunction function, PyObject *owner,
-                     PyObject *arg)
+                     PyObject *arg, bool is_timer)
 {
-    TulipCallback *self = allocate(loop, loop->callback_type);
+    TulipCallback *self = allocate(
+        loop, is_timer ? loop->timer_type : loop->callback_type);
     if (self == NULL) {
         return NULL;
     }

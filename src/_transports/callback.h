@@ -61,7 +61,8 @@ UVT_NEW TulipCallback *tulip_callback_new(struct TulipLoop *loop,
  * and arg (may be NULL) are kept until it has run. */
 UVT_NEW TulipCallback *tulip_callback_new_c(struct TulipLoop *loop,
                                             TulipCFunction function,
-                                            PyObject *owner, PyObject *arg);
+                                            PyObject *owner, PyObject *arg,
+                                            bool is_timer);
 
 /* Cancels a handle, in whatever state.  -1 with an exception only in debug
  * mode, when it has no repr; then it is not cancelled. */

@@ -33,6 +33,7 @@ typedef struct TulipLoop {
     uv_async_t *wakeup_uv;          /* of wakeup */
     PyObject *deadline;             /* uv.Timer that ends a poll, or NULL */
     struct TulipStream *dirty;      /* transports with unflushed writes */
+    char *tls_slab;                 /* for a batch of ciphertext, or NULL */
     PyObject *readiness;            /* {fd: Watcher} of add_reader, add_writer */
     unsigned idle_watchers;         /* those in it without a callback */
     struct TulipSockets *sockets;   /* who waits in sock_*; NULL until needed */
@@ -116,6 +117,10 @@ PyObject *tulip_loop_py_call_soon(TulipLoop *self, PyObject *const *args,
 UVT_CHECKED int tulip_loop_arm(TulipLoop *self);
 /* Moves the timers that are due to the ready ring; 0, or -1 with MemoryError. */
 UVT_CHECKED int tulip_loop_move_due(TulipLoop *self);
+/* call_later() for a C function. */
+UVT_NEW TulipCallback *tulip_loop_call_later_c(TulipLoop *self, double delay,
+                                               TulipCFunction function,
+                                               PyObject *owner);
 PyObject *tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args,
@@ -171,6 +176,12 @@ PyObject *tulip_find_method(PyObject *protocol, PyObject *name, bool *bare);
 /* Debug mode's look at how long a call took; what is raised stays. */
 void tulip_warn_if_slow(TulipLoop *loop, PyObject *transport, PyObject *what,
                         int64_t begin);
+/* asyncio goes by the class; a class that has only get_buffer() will do too.  -1 with
+ * an exception. */
+UVT_CHECKED int tulip_is_buffered(TulipState *st, PyObject *protocol);
+/* logger.debug("%r: %s", transport, message, exc_info=exc) in debug mode. */
+void tulip_debug_error(TulipLoop *loop, PyObject *transport, const char *message,
+                       PyObject *exc);
 /* logger.debug(format, transport) when the loop is in debug mode. */
 void tulip_debug(TulipLoop *loop, const char *format, PyObject *transport);
 

@@ -99,9 +99,8 @@ set_flag(TulipStream *self, unsigned flag, bool on)
     self->flags = on ? self->flags | flag : self->flags & ~flag;
 }
 
-/* asyncio goes by the class; a class that has only get_buffer() will do too. */
-static int
-is_buffered(TulipState *st, PyObject *protocol)
+int
+tulip_is_buffered(TulipState *st, PyObject *protocol)
 {
     PyObject *type = (PyObject *)Py_TYPE(protocol), *found;
     int rc = PyObject_IsInstance(protocol, st->buffered_protocol_type);
@@ -128,7 +127,7 @@ tulip_stream_use_protocol(TulipStream *self, PyObject *protocol)
     PyObject *old, *old_receive;
     PyObject *receive, *get_buffer = NULL, *old_get_buffer = NULL;
     bool receive_bare, get_bare = false;
-    int buffered = is_buffered(st, protocol);
+    int buffered = tulip_is_buffered(st, protocol);
     if (buffered < 0 || (buffered && tulip_stream_rare(self) == NULL)) {
         return -1;
     }
@@ -147,6 +146,7 @@ tulip_stream_use_protocol(TulipStream *self, PyObject *protocol)
         self->rare->get_buffer = get_buffer;
     }
     set_flag(self, TULIP_BUFFERED, buffered);
+    set_flag(self, TULIP_LAYERED, Py_TYPE(protocol) == st->tls_link_type);
     set_flag(self, TULIP_RECEIVE_BARE, receive_bare);
     set_flag(self, TULIP_GET_BARE, get_bare);
     Py_XDECREF(old_get_buffer);
@@ -182,19 +182,22 @@ tulip_debug(TulipLoop *loop, const char *format, PyObject *transport)
     Py_XDECREF(result);
 }
 
-/* logger.debug("%r: %s", self, message, exc_info=exc) */
-static void
-log_debug(TulipStream *self, const char *message, PyObject *exc)
+void
+tulip_debug_error(TulipLoop *loop, PyObject *transport, const char *message,
+                  PyObject *exc)
 {
-    PyObject *debug = PyObject_GetAttrString(self->loop->st->logger, "debug");
-    PyObject *args = Py_BuildValue("sOs", "%r: %s", (PyObject *)self, message);
-    PyObject *kwds = Py_BuildValue("{sO}", "exc_info", exc);
-    PyObject *result = NULL;
+    PyObject *debug, *args, *kwds, *result = NULL;
+    if (!loop->debug) {
+        return;
+    }
+    debug = PyObject_GetAttrString(loop->st->logger, "debug");
+    args = Py_BuildValue("sOs", "%r: %s", transport, message);
+    kwds = Py_BuildValue("{sO}", "exc_info", exc);
     if (debug != NULL && args != NULL && kwds != NULL) {
         result = PyObject_Call(debug, args, kwds);
     }
     if (result == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
+        PyErr_WriteUnraisable(transport);
     }
     Py_XDECREF(result);
     Py_XDECREF(kwds);
@@ -239,8 +242,8 @@ tulip_stream_fatal(TulipStream *self, const char *message)
         tulip_loop_report(self->loop, message, (PyObject *)self, self->protocol,
                           NULL);
     }
-    else if (self->loop->debug) {
-        log_debug(self, message, exc);
+    else {
+        tulip_debug_error(self->loop, (PyObject *)self, message, exc);
     }
     if (tulip_stream_force_close(self, exc) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);

@@ -111,7 +111,7 @@ tulip_loop_call_soon_c(TulipLoop *self, TulipCFunction function,
     if (!tulip_loop_check_open(self)) {
         return -1;
     }
-    handle = tulip_callback_new_c(self, function, owner, arg);
+    handle = tulip_callback_new_c(self, function, owner, arg, false);
     return handle != NULL ? tulip_loop_enqueue(self, handle) : -1;
 }
 

@@ -8,6 +8,7 @@
  * Clients are borrowed pointers: a transport owns its server, and leaves it.
  */
 #include "server.h"
+#include "tls_layer.h"
 
 /* ---- clients ---- */
 
@@ -158,6 +159,17 @@ server_detach(TulipServer *self, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
+/* The transport that its protocol knows. */
+static PyObject *
+face_of(TulipStream *stream)
+{
+    PyObject *above = NULL;
+    if ((stream->flags & TULIP_LAYERED) && stream->protocol != NULL) {
+        above = tulip_layer_transport(stream->protocol);
+    }
+    return above != NULL ? above : (PyObject *)stream;
+}
+
 PyDoc_STRVAR(clients_doc, "_clients($self, /)\n--\n\nThe open transports, as a list.");
 
 static PyObject *
@@ -169,7 +181,7 @@ server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     for (stream = self->clients; stream != NULL; stream = stream->next_client) {
-        if (PyList_Append(list, (PyObject *)stream) < 0) {
+        if (PyList_Append(list, face_of(stream)) < 0) {
             Py_DECREF(list);
             return NULL;
         }

@@ -43,6 +43,8 @@ enum {
     TULIP_READ_PIPE = 1 << 22,      /* a ReadPipeTransport, ... */
     TULIP_WRITE_PIPE = 1 << 23,     /* ... a WritePipeTransport; */
     TULIP_PIPE = TULIP_READ_PIPE | TULIP_WRITE_PIPE,    /* either */
+    TULIP_LAYERED = 1 << 24,        /* the protocol is an SSLLink (tls_layer.h) */
+    TULIP_HAS_LAYER = 1 << 25,      /* the consumer for that */
 };
 
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One
@@ -209,6 +211,7 @@ void tulip_stream_update_reading(TulipStream *self);
 UVT_CHECKED int tulip_stream_consume(TulipStream *self, PyObject *handle);
 /* The same when the way has changed. */
 void tulip_stream_update_consumer(TulipStream *self);
+void tulip_stream_set_paused(TulipStream *self, bool paused);
 /* Lets go of what libuv was to read to. */
 void tulip_stream_release_view(TulipStream *self);
 extern PyMethodDef tulip_read_methods[];
@@ -240,6 +243,11 @@ Py_ssize_t tulip_queue_small(TulipStream *self, PyObject *const *items,
 UVT_CHECKED int tulip_queue_copy(TulipStream *self, const char *base, size_t len);
 /* Sees to it that what was queued is sent, and to flow control. */
 void tulip_queue_done(TulipStream *self);
+/* Sends memory that may change right after: what the kernel does not take is
+ * copied.  -1 with MemoryError. */
+UVT_CHECKED int tulip_stream_send(TulipStream *self, const char *base, size_t len);
+/* Flushes it with all others, unless that comes anyway. */
+void tulip_stream_flush_later(TulipStream *self);
 
 /* ---- write.c ---- */
 

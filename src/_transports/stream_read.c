@@ -7,6 +7,7 @@
  * libuv makes right after it: reading may not be stopped in between.
  */
 #include "stream.h"
+#include "tls_layer.h"
 
 static const char *
 read_failed(const TulipStream *self)
@@ -27,7 +28,8 @@ static const char get_buffer_failed[] =
 #define DIRECT_FROM (64 * 1024)
 #define DIRECT_UNTIL (16 * 1024)
 #define DIRECT_SIZE (126 * 1024)
-#define WAYS ((unsigned)(TULIP_HAS_BUFFERED | TULIP_HAS_DIRECT))
+#define WAYS \
+    ((unsigned)(TULIP_HAS_BUFFERED | TULIP_HAS_DIRECT | TULIP_HAS_LAYER))
 
 /* ---- starting and stopping ---- */
 
@@ -68,7 +70,8 @@ tulip_stream_update_reading(TulipStream *self)
 static unsigned
 wanted_way(const TulipStream *self)
 {
-    return self->flags & TULIP_BUFFERED ? TULIP_HAS_BUFFERED
+    return self->flags & TULIP_LAYERED ? TULIP_HAS_LAYER
+         : self->flags & TULIP_BUFFERED ? TULIP_HAS_BUFFERED
          : self->flags & TULIP_DIRECT ? TULIP_HAS_DIRECT : 0;
 }
 
@@ -201,6 +204,32 @@ on_read(PyObject *owner, ssize_t nread, const uv_buf_t *buf)
 
 static const UvtConsumer plain_consumer = {
     .read = on_read,
+    .closed = tulip_stream_on_closed,
+};
+
+static void
+on_layer_read(PyObject *owner, ssize_t nread, const uv_buf_t *buf)
+{
+    TulipStream *self = (TulipStream *)owner;
+    PyObject *link = self->protocol;
+    if (nread < 0) {
+        read_ended(self, nread);
+    }
+    else if (!(self->flags & TULIP_LAYERED)) {
+        on_read(owner, nread, buf);
+    }
+    else if (link != NULL && !(self->flags & TULIP_LOST)) {
+        Py_INCREF(link);
+        self->flags |= TULIP_IN_CALLBACK;
+        tulip_layer_read(link, buf->base, (size_t)nread);
+        self->flags &= ~(unsigned)TULIP_IN_CALLBACK;
+        tulip_stream_flush(self);
+        Py_DECREF(link);
+    }
+}
+
+static const UvtConsumer layer_consumer = {
+    .read = on_layer_read,
     .closed = tulip_stream_on_closed,
 };
 
@@ -398,6 +427,7 @@ tulip_stream_consume(TulipStream *self, PyObject *handle)
     unsigned way = wanted_way(self);
     const UvtConsumer *consumer = way == TULIP_HAS_BUFFERED ? &buffered_consumer
                                 : way == TULIP_HAS_DIRECT ? &direct_consumer
+                                : way == TULIP_HAS_LAYER ? &layer_consumer
                                 : &plain_consumer;
     self->flags = (self->flags & ~WAYS) | way;
     return tulip_stream_api(self)->consume(handle, consumer, (PyObject *)self);
@@ -425,6 +455,16 @@ tulip_stream_update_consumer(TulipStream *self)
         tulip_stream_update_reading(self);
     }
     Py_DECREF(self);
+}
+
+void
+tulip_stream_set_paused(TulipStream *self, bool paused)
+{
+    if (!(self->flags & TULIP_CLOSING)) {
+        self->flags = paused ? self->flags | TULIP_PAUSED
+                             : self->flags & ~(unsigned)TULIP_PAUSED;
+        tulip_stream_update_reading(self);
+    }
 }
 
 /* ---- methods ---- */

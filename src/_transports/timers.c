@@ -281,17 +281,12 @@ to_deadline(double when, int64_t *deadline)
     return true;
 }
 
-static PyObject *
-schedule(TulipLoop *self, const TulipCall *call, double when)
+static TulipCallback *
+push(TulipLoop *self, UVT_STEALS(2) TulipCallback *timer, double when)
 {
-    TulipCallback *timer;
     int64_t deadline;
-    if (!to_deadline(when, &deadline)) {
-        return NULL;
-    }
-    timer = tulip_callback_new(self, call->callable, call->args, call->nargs,
-                               call->context, true);
-    if (timer == NULL) {
+    if (timer == NULL || !to_deadline(when, &deadline)) {
+        Py_XDECREF(timer);
         return NULL;
     }
     timer->when = when;
@@ -305,7 +300,26 @@ schedule(TulipLoop *self, const TulipCall *call, double when)
         Py_DECREF(timer);
         return NULL;
     }
-    return (PyObject *)timer;
+    return timer;
+}
+
+static PyObject *
+schedule(TulipLoop *self, const TulipCall *call, double when)
+{
+    return (PyObject *)push(
+        self, tulip_callback_new(self, call->callable, call->args, call->nargs,
+                                 call->context, true), when);
+}
+
+TulipCallback *
+tulip_loop_call_later_c(TulipLoop *self, double delay, TulipCFunction function,
+                        PyObject *owner)
+{
+    if (!tulip_loop_check_open(self)) {
+        return NULL;
+    }
+    return push(self, tulip_callback_new_c(self, function, owner, NULL, true),
+                (double)tulip_now() / 1e9 + delay);
 }
 
 PyObject *

@@ -116,7 +116,8 @@ module_exec(PyObject *module)
         || tulip_watcher_setup(module, st) < 0
         || tulip_stream_setup(module, st) < 0
         || tulip_pipe_setup(module, st) < 0
-        || tulip_server_setup(module, st) < 0) {
+        || tulip_server_setup(module, st) < 0
+        || tulip_tls_setup(module, st) < 0) {
         return -1;
     }
     return 0;
@@ -125,6 +126,7 @@ module_exec(PyObject *module)
 #define FOR_EACH_OBJECT(DO) \
     DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
     DO(stream_type) DO(read_pipe_type) DO(write_pipe_type) DO(server_type) \
+    DO(tls_type) DO(tls_link_type) \
     DO(future_type) DO(task_type) DO(buffered_protocol_type) DO(socket_type) \
     DO(socket_family) DO(socket_kind) DO(socket_proto) DO(extract_stack) \
     DO(format_source) DO(logger) \
@@ -138,7 +140,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     FOR_EACH_OBJECT(VISIT)
 #undef VISIT
     Py_VISIT(st->uv_module);
-    return 0;
+    return uvt_tls_state_traverse(&st->tls, visit, arg);
 }
 
 static int
@@ -152,6 +154,7 @@ module_clear(PyObject *module)
     FOR_EACH_STRING(CLEAR)
 #undef CLEAR
     Py_CLEAR(st->uv_module);
+    uvt_tls_state_clear(&st->tls);
     return 0;
 }
 
@@ -209,6 +212,13 @@ tulip_own_methods(PyObject *cls, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+static PyMethodDef module_methods[] = {
+    {"_tls_backend", tulip_tls_backend, METH_O,
+     "_tls_backend($module, portable, /)\n--\n\n"
+     "The backend of new TLS connections; None: do not change it."},
+    {NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
     UVT_MODULE_SLOTS
@@ -223,6 +233,7 @@ struct PyModuleDef tulip_module = {
     .m_name = "uvtulip._transports",
     .m_doc = module_doc,
     .m_size = sizeof(TulipState),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

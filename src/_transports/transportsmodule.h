@@ -8,6 +8,7 @@
 
 #include "../_uv/compat.h"
 #include "../_uv/uv_capi.h"
+#include "../tls/engine.h"
 
 typedef struct TulipState {
     PyObject *module;                   /* borrowed: owns this state */
@@ -21,6 +22,9 @@ typedef struct TulipState {
     PyTypeObject *read_pipe_type;       /* ReadPipeTransport */
     PyTypeObject *write_pipe_type;      /* WritePipeTransport */
     PyTypeObject *server_type;          /* Server: the C half of it */
+    PyTypeObject *tls_type;             /* SSLTransport, an asyncio.Transport */
+    PyTypeObject *tls_link_type;        /* SSLLink, an asyncio.Protocol */
+    UvtTlsState tls;
     PyObject *future_type;              /* asyncio.Future */
     PyObject *task_type;                /* asyncio.Task */
     PyObject *buffered_protocol_type;   /* asyncio.BufferedProtocol */
@@ -68,6 +72,7 @@ UVT_CHECKED int tulip_watcher_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_stream_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_pipe_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_tls_setup(PyObject *module, TulipState *st);
 
 /* Makes a type from its spec with the given bases (a type, a tuple or NULL),
  * adds it to the module and stores a strong reference in *slot. */
@@ -92,6 +97,10 @@ tulip_only_arg(const char *method, const char *name, PyObject *const *args,
 }
 
 /* ---- transportsmodule.c ---- */
+
+/* _tls_backend(portable=None): chooses the backend of new TLS connections; its name.
+ * tls.c */
+UVT_NEW PyObject *tulip_tls_backend(PyObject *module, PyObject *choice);
 
 /* Gives a class its own descriptor for each C method that it inherits, unless a
  * class between has another attribute of that name; None. */

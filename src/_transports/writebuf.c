@@ -8,6 +8,7 @@
  * belongs to its transport until uv_write takes it, and then to libuv.
  */
 #include "stream.h"
+#include "tls_layer.h"
 #include <string.h>
 
 /* What one call of writev takes. */
@@ -301,6 +302,11 @@ on_written(uv_write_t *req, int status)
         tulip_stream_flush(self);
         self->flags |= TULIP_IN_CALLBACK;
         tulip_stream_maybe_resume(self);
+        if ((self->flags & TULIP_LAYERED) && self->protocol != NULL) {
+            PyObject *link = Py_NewRef(self->protocol);
+            tulip_layer_sent(link);
+            Py_DECREF(link);
+        }
         self->flags &= ~(unsigned)TULIP_IN_CALLBACK;
         tulip_stream_flush(self);
         tulip_stream_drained(self);
@@ -383,8 +389,8 @@ send_pending(TulipStream *self)
     return send_rest(self);
 }
 
-void
-tulip_stream_flush(TulipStream *self)
+static void
+flush_queue(TulipStream *self)
 {
     int rc;
     if (self->queued == 0 || self->sending != NULL) {
@@ -408,6 +414,55 @@ tulip_stream_flush(TulipStream *self)
     }
 }
 
+void
+tulip_stream_flush(TulipStream *self)
+{
+    if ((self->flags & TULIP_LAYERED) && self->protocol != NULL) {
+        PyObject *link = Py_NewRef(self->protocol);
+        tulip_layer_flush(link);
+        Py_DECREF(link);
+    }
+    flush_queue(self);
+}
+
+int
+tulip_stream_send(TulipStream *self, const char *base, size_t len)
+{
+    uv_buf_t buf;
+    int rc;
+    flush_queue(self);
+    if (self->uv == NULL || (self->flags & TULIP_LOST)
+        || uv_is_closing((uv_handle_t *)self->uv)) {
+        return 0;
+    }
+    if (self->sending != NULL) {
+        return tulip_queue_copy(self, base, len);
+    }
+    buf.base = (char *)base;
+    buf.len = len;
+    rc = uv_try_write(self->uv, &buf, 1);
+    if (rc < 0 && rc != UV_EAGAIN) {
+        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+        return 0;
+    }
+    if (rc > 0) {
+        base += rc;
+        len -= (size_t)rc;
+    }
+    if (len == 0) {
+        return 0;
+    }
+    if (tulip_queue_copy(self, base, len) < 0
+        || (self->pending != NULL && unfold(self) < 0)) {
+        return -1;
+    }
+    rc = send_rest(self);
+    if (rc < 0) {
+        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+    }
+    return 0;
+}
+
 /* ---- the list of transports with something to send ---- */
 
 static void
@@ -416,6 +471,14 @@ list_dirty(TulipStream *self)
     self->flags |= TULIP_LISTED;
     self->next_dirty = self->loop->dirty;
     self->loop->dirty = (TulipStream *)Py_NewRef(self);
+}
+
+void
+tulip_stream_flush_later(TulipStream *self)
+{
+    if (!(self->flags & (TULIP_LISTED | TULIP_IN_CALLBACK))) {
+        list_dirty(self);
+    }
 }
 
 void
@@ -467,7 +530,5 @@ tulip_queue_done(TulipStream *self)
             return;
         }
     }
-    if (!(self->flags & (TULIP_LISTED | TULIP_IN_CALLBACK))) {
-        list_dirty(self);
-    }
+    tulip_stream_flush_later(self);
 }

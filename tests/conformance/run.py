@@ -35,6 +35,8 @@ MODULES = [
     "test_events",
     "test_sock_lowlevel",
     "test_server",
+    "test_ssl",
+    "test_sslproto",
     "test_streams",
     "test_buffered_proto",
     "test_tasks",

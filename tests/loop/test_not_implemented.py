@@ -15,29 +15,13 @@ def never(*args):
 
 
 CALLS = {
-    "create_unix_connection": lambda loop: loop.create_unix_connection(
-        never, "/x", ssl=True, server_hostname="h"
-    ),
-    "create_unix_server": lambda loop: loop.create_unix_server(
-        never, "/nowhere/x", ssl=object()
-    ),
     "create_datagram_endpoint": lambda loop: loop.create_datagram_endpoint(
         never, local_addr=("127.0.0.1", 0)
     ),
-    "start_tls": lambda loop: loop.start_tls(None, None, None),
     "sendfile": lambda loop: loop.sendfile(None, None),
     "sock_sendfile": lambda loop: loop.sock_sendfile(None, None),
     "subprocess_shell": lambda loop: loop.subprocess_shell(never, "exit 1"),
     "subprocess_exec": lambda loop: loop.subprocess_exec(never, "false"),
-    "create_connection": lambda loop: loop.create_connection(
-        never, "127.0.0.1", 1, ssl=True
-    ),
-    "create_server": lambda loop: loop.create_server(
-        never, "127.0.0.1", 0, ssl=object()
-    ),
-    "connect_accepted_socket": lambda loop: loop.connect_accepted_socket(
-        never, None, ssl=object()
-    ),
 }
 
 

@@ -1,0 +1,106 @@
+/* Flow control of writing through TLS: what counts is the plaintext that waits and
+ * the ciphertext that the transport below has.  All functions run attached, on the
+ * loop's thread.  Callers own a reference to the transport: the protocol may close
+ * it.
+ */
+#include "tls.h"
+
+size_t
+tulip_tls_buffered(const TulipTLS *self)
+{
+    size_t size = self->waiting;
+    if (self->engine != NULL) {
+        size += self->engine->out_len;
+    }
+    if (self->stream != NULL) {
+        size += tulip_stream_buffered(self->stream);
+    }
+    return size;
+}
+
+static void
+finish_call(TulipTLS *self, PyObject *result, const char *message)
+{
+    if (result == NULL) {
+        tulip_loop_report(self->loop, message, (PyObject *)self, self->protocol,
+                          NULL);
+    }
+    Py_XDECREF(result);
+}
+
+/* Only ever called by what the program calls, so in the program's context. */
+void
+tulip_tls_maybe_pause(TulipTLS *self)
+{
+    if (!(self->flags & TLS_WRITING_PAUSED) && self->protocol != NULL
+        && self->phase < TULIP_TLS_DONE
+        && tulip_tls_buffered(self) > self->high) {
+        PyObject *protocol = Py_NewRef(self->protocol);
+        self->flags |= TLS_WRITING_PAUSED;
+        finish_call(self,
+                    PyObject_CallMethodNoArgs(
+                        protocol, self->loop->st->str_pause_writing),
+                    "protocol.pause_writing() failed");
+        Py_DECREF(protocol);
+    }
+}
+
+void
+tulip_tls_maybe_resume(TulipTLS *self)
+{
+    if ((self->flags & TLS_WRITING_PAUSED) && self->protocol != NULL
+        && tulip_tls_buffered(self) <= self->low) {
+        self->flags &= ~(unsigned)TLS_WRITING_PAUSED;
+        finish_call(self,
+                    tulip_tls_call(self, self->loop->st->str_resume_writing,
+                                   NULL),
+                    "protocol.resume_writing() failed");
+    }
+}
+
+static PyObject *
+set_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
+{
+    size_t high, low;
+    if (!tulip_parse_limits(args, kwds, &high, &low)) {
+        return NULL;
+    }
+    self->high = high;
+    self->low = low;
+    tulip_tls_maybe_pause(self);
+    tulip_tls_maybe_resume(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_limits_doc,
+"get_write_buffer_limits($self, /)\n--\n\nThe limits as (low, high).");
+
+static PyObject *
+get_limits(TulipTLS *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_BuildValue("nn", (Py_ssize_t)self->low, (Py_ssize_t)self->high);
+}
+
+PyDoc_STRVAR(get_size_doc,
+"get_write_buffer_size($self, /)\n--\n\n"
+"How many bytes wait: plaintext, and ciphertext that the kernel has not taken\n"
+"yet; what it takes now is sent first.");
+
+static PyObject *
+get_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->waiting > 0 && self->stream != NULL
+        && tulip_stream_on_thread(self->stream)) {
+        tulip_stream_flush(self->stream);
+    }
+    return PyLong_FromSize_t(tulip_tls_buffered(self));
+}
+
+PyMethodDef tulip_tls_flow_methods[] = {
+    {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
+     METH_VARARGS | METH_KEYWORDS, tulip_set_limits_doc},
+    {"get_write_buffer_limits", (PyCFunction)get_limits, METH_NOARGS,
+     get_limits_doc},
+    {"get_write_buffer_size", (PyCFunction)get_size, METH_NOARGS, get_size_doc},
+    {NULL},
+};

@@ -1,0 +1,366 @@
+/* The life of a TLS connection: connected, handshake, open, closing, lost.  All
+ * functions run attached, on the loop's thread; their callers own a reference to
+ * the transport, which any call of Python may have closed or aborted.
+ *
+ * connection_lost() of the protocol is called when the transport below says that
+ * it is lost, and only then: there is no other way to the end.
+ */
+#include "tls.h"
+#include <errno.h>
+
+/* ---- the timer ---- */
+
+static void
+stop_timer(TulipTLS *self)
+{
+    TulipCallback *timer = self->timer;
+    if (timer != NULL) {
+        self->timer = NULL;
+        if (tulip_callback_cancel(timer) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        Py_DECREF(timer);
+    }
+}
+
+static void
+start_timer(TulipTLS *self, double seconds, TulipCFunction function)
+{
+    stop_timer(self);
+    self->timer = tulip_loop_call_later_c(self->loop, seconds, function,
+                                          (PyObject *)self);
+    if (self->timer == NULL) {
+        tulip_tls_fatal(self, tulip_tls_failed);
+    }
+}
+
+/* Takes the raised exception, for the log and for who waits. */
+static void
+handshake_failed(TulipTLS *self, const char *message)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    stop_timer(self);
+    PyErr_SetRaisedException(Py_NewRef(exc));
+    tulip_tls_fatal(self, message);
+    tulip_tls_wake_waiter(self, exc);
+    Py_DECREF(exc);
+}
+
+static void
+on_handshake_timeout(PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    TulipTLS *self = (TulipTLS *)owner;
+    PyObject *seconds = PyFloat_FromDouble(self->handshake_timeout), *text;
+    if (self->phase != TULIP_TLS_HANDSHAKE || seconds == NULL) {
+        PyErr_Clear();
+        Py_XDECREF(seconds);
+        return;
+    }
+    text = PyUnicode_FromFormat("SSL handshake is taking longer than %R seconds: "
+                                "aborting the connection", seconds);
+    Py_DECREF(seconds);
+    if (text != NULL) {
+        PyErr_SetObject(PyExc_ConnectionAbortedError, text);
+        Py_DECREF(text);
+    }
+    handshake_failed(self, "Fatal error on transport");
+}
+
+static void
+on_shutdown_timeout(PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    TulipTLS *self = (TulipTLS *)owner;
+    PyObject *exc = PyObject_CallFunction(PyExc_TimeoutError, "s",
+                                          "SSL shutdown timed out");
+    if (exc == NULL) {
+        PyErr_Clear();
+    }
+    tulip_tls_force_close(self, exc);
+    Py_XDECREF(exc);
+}
+
+/* ---- handshake ---- */
+
+static PyObject *
+new_error(PyObject *type, int code, const char *text)
+{
+    PyObject *exc = PyObject_CallFunction(type, "is", code, text);
+    if (exc == NULL) {
+        exc = PyErr_GetRaisedException();
+    }
+    return exc;
+}
+
+void
+tulip_tls_connected(TulipTLS *self, PyObject *under)
+{
+    TulipState *st = self->loop->st;
+    if (self->under != NULL || self->phase == TULIP_TLS_LOST) {
+        return;
+    }
+    self->under = Py_NewRef(under);
+    if (PyObject_TypeCheck(under, st->stream_type)
+        && ((TulipStream *)under)->loop == self->loop) {
+        self->stream = (TulipStream *)under;
+    }
+    if (self->flags & TLS_CLOSED) {
+        tulip_tls_force_close(self, NULL);
+        return;
+    }
+    if (self->stream != NULL && (self->stream->flags & TULIP_LOST_DONE)) {
+        tulip_tls_lost(self, NULL);     /* it will not tell again */
+        return;
+    }
+    tulip_debug(self->loop, "%r starts SSL handshake", (PyObject *)self);
+    self->phase = TULIP_TLS_HANDSHAKE;
+    start_timer(self, self->handshake_timeout, on_handshake_timeout);
+    tulip_tls_handshake(self);
+}
+
+static void
+handshake_done(TulipTLS *self)
+{
+    PyObject *result;
+    stop_timer(self);
+    self->phase = TULIP_TLS_OPEN;
+    self->flags |= TLS_CONNECTED;
+    tulip_debug(self->loop, "%r: SSL handshake is done", (PyObject *)self);
+    if (self->flags & TLS_CALL_MADE) {
+        self->flags ^= TLS_CALL_MADE | TLS_MADE;
+        result = tulip_tls_call(self, self->loop->st->str_connection_made,
+                                (PyObject *)self);
+        if (result == NULL) {
+            tulip_tls_fatal(self, tulip_tls_failed);
+            return;
+        }
+        Py_DECREF(result);
+    }
+    if (self->waiter != NULL && self->phase != TULIP_TLS_DONE) {
+        /* Who waits runs before the first data comes. */
+        self->flags |= TLS_HELD;
+        tulip_tls_wake_waiter(self, NULL);
+        tulip_tls_read_soon(self);
+    }
+    tulip_tls_flush(self);
+}
+
+void
+tulip_tls_handshake(TulipTLS *self)
+{
+    UvtTlsStatus status;
+    PyObject *exc;
+    if (self->phase != TULIP_TLS_HANDSHAKE) {
+        return;
+    }
+    tulip_tls_enter(self);
+    status = uvt_tls_handshake(self->engine);
+    exc = status == UVT_TLS_ERROR ? PyErr_GetRaisedException() : NULL;
+    tulip_tls_send_output(self);
+    if (self->phase == TULIP_TLS_HANDSHAKE) {
+        if (status == UVT_TLS_OK) {
+            handshake_done(self);
+        }
+        else if (status != UVT_TLS_WANT) {
+            if (exc == NULL) {
+                exc = new_error(PyExc_ConnectionResetError, ECONNRESET,
+                                "The peer closed during the TLS handshake");
+            }
+            PyErr_SetRaisedException(exc);
+            exc = NULL;
+            handshake_failed(
+                self, PyErr_ExceptionMatches(self->loop->st->tls.certificate_error)
+                ? "SSL handshake failed on verifying the certificate"
+                : "SSL handshake failed");
+        }
+    }
+    Py_XDECREF(exc);
+    tulip_tls_leave(self);
+}
+
+/* ---- closing ---- */
+
+static void
+close_under(TulipTLS *self)
+{
+    PyObject *result;
+    self->phase = TULIP_TLS_DONE;
+    if (self->stream != NULL) {
+        if (tulip_stream_begin_close(self->stream) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        return;
+    }
+    result = PyObject_CallMethod(self->under, "close", NULL);
+    if (result == NULL) {
+        tulip_loop_report(self->loop, tulip_tls_failed, (PyObject *)self,
+                          self->protocol, NULL);
+    }
+    Py_XDECREF(result);
+}
+
+/* Both sides have said that they are done. */
+static void
+shutdown_complete(TulipTLS *self)
+{
+    tulip_tls_call_eof(self);
+    if (self->phase < TULIP_TLS_DONE) {
+        close_under(self);
+    }
+}
+
+/* Everything is sent: say so, and wait for the peer's close_notify. */
+static void
+begin_shutdown(TulipTLS *self)
+{
+    UvtTlsStatus status;
+    self->phase = TULIP_TLS_SHUTDOWN;
+    status = UVT_TLS_OK;
+    if (!(self->flags & TLS_UNDER_EOF)) {
+        status = tulip_tls_discard(self);
+        if (status != UVT_TLS_ERROR) {
+            status = uvt_tls_shutdown(self->engine);
+        }
+    }
+    if (status == UVT_TLS_ERROR) {
+        tulip_tls_fatal(self, "Fatal error on transport");
+        return;
+    }
+    tulip_tls_send_output(self);
+    if (self->phase == TULIP_TLS_SHUTDOWN && status != UVT_TLS_WANT) {
+        shutdown_complete(self);
+    }
+}
+
+void
+tulip_tls_go_on_closing(TulipTLS *self)
+{
+    UvtTlsStatus status;
+    tulip_tls_enter(self);
+    if (self->phase == TULIP_TLS_FLUSHING && self->waiting == 0) {
+        begin_shutdown(self);
+    }
+    else if (self->phase == TULIP_TLS_FLUSHING
+             || self->phase == TULIP_TLS_SHUTDOWN) {
+        status = tulip_tls_discard(self);
+        if (status == UVT_TLS_ERROR) {
+            tulip_tls_fatal(self, "Fatal error on transport");
+        }
+        else if (self->phase == TULIP_TLS_SHUTDOWN
+                 && (status == UVT_TLS_EOF || (self->flags & TLS_UNDER_EOF))) {
+            shutdown_complete(self);
+        }
+        else {
+            tulip_tls_send_output(self);
+        }
+    }
+    tulip_tls_leave(self);
+}
+
+void
+tulip_tls_begin_close(TulipTLS *self)
+{
+    self->flags |= TLS_CLOSED;
+    if (self->phase == TULIP_TLS_HANDSHAKE) {
+        tulip_tls_force_close(self, NULL);
+    }
+    else if (self->phase == TULIP_TLS_OPEN) {
+        self->phase = TULIP_TLS_FLUSHING;
+        start_timer(self, self->shutdown_timeout, on_shutdown_timeout);
+        tulip_tls_update_reading(self);
+        tulip_tls_flush(self);
+        if (self->phase == TULIP_TLS_FLUSHING && self->waiting == 0) {
+            tulip_tls_go_on_closing(self);
+        }
+    }
+}
+
+/* asyncio's transports have _force_close(), others need not. */
+static void
+force_close_stranger(TulipTLS *self, PyObject *exc)
+{
+    PyObject *method = PyObject_GetAttrString(self->under, "_force_close");
+    PyObject *result;
+    if (method != NULL) {
+        result = PyObject_CallOneArg(method, exc != NULL ? exc : Py_None);
+        Py_DECREF(method);
+    }
+    else {
+        PyErr_Clear();
+        result = PyObject_CallMethod(self->under, "abort", NULL);
+    }
+    if (result == NULL) {
+        tulip_loop_report(self->loop, tulip_tls_failed, (PyObject *)self,
+                          self->protocol, NULL);
+    }
+    Py_XDECREF(result);
+}
+
+void
+tulip_tls_force_close(TulipTLS *self, PyObject *exc)
+{
+    self->flags |= TLS_CLOSED;
+    if (self->phase == TULIP_TLS_LOST || self->under == NULL) {
+        return;
+    }
+    self->phase = TULIP_TLS_DONE;
+    stop_timer(self);
+    tulip_tls_drop_queue(self);
+    if (self->stream == NULL) {
+        force_close_stranger(self, exc);
+    }
+    else if (tulip_stream_force_close(self->stream, exc) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+}
+
+/* ---- what the transport below tells ---- */
+
+void
+tulip_tls_under_eof(TulipTLS *self)
+{
+    self->flags |= TLS_UNDER_EOF;
+    tulip_debug(self->loop, "%r received EOF", (PyObject *)self);
+    if (self->phase == TULIP_TLS_HANDSHAKE) {
+        PyErr_SetNone(PyExc_ConnectionResetError);
+        handshake_failed(self, "SSL handshake failed");
+    }
+    else {
+        tulip_tls_process(self);
+    }
+}
+
+void
+tulip_tls_lost(TulipTLS *self, PyObject *exc)
+{
+    PyObject *result, *early = NULL;
+    if (self->phase == TULIP_TLS_LOST) {
+        return;
+    }
+    tulip_tls_enter(self);
+    self->flags |= TLS_CLOSED;
+    self->phase = TULIP_TLS_LOST;
+    self->stream = NULL;
+    stop_timer(self);
+    tulip_tls_drop_queue(self);
+    if ((self->flags & TLS_MADE) && self->protocol != NULL) {
+        self->flags &= ~(unsigned)TLS_MADE;
+        result = tulip_tls_call(self, self->loop->st->str_connection_lost,
+                                exc != NULL ? exc : Py_None);
+        if (result == NULL) {
+            tulip_loop_report(self->loop,
+                              "Exception in callback protocol.connection_lost()",
+                              (PyObject *)self, self->protocol, NULL);
+        }
+        Py_XDECREF(result);
+    }
+    if (self->waiter != NULL && exc == NULL) {
+        early = new_error(PyExc_ConnectionAbortedError, ECONNABORTED,
+                          "The connection was closed during the TLS handshake");
+    }
+    tulip_tls_wake_waiter(self, exc != NULL ? exc : early);
+    Py_XDECREF(early);
+    Py_CLEAR(self->get_buffer);
+    Py_CLEAR(self->receive);
+    Py_CLEAR(self->protocol);
+    tulip_tls_leave(self);
+}
