@@ -236,6 +236,7 @@ loop_dealloc(TulipLoop *self)
     (void)loop_clear(self);
     tulip_callback_free_list(self);
     PyMem_Free(self->tls_slab);
+    PyMem_Free(self->fd_marks);
     Py_CLEAR(self->callback_type);
     Py_CLEAR(self->timer_type);
     tp->tp_free(self);

@@ -36,6 +36,8 @@ typedef struct TulipLoop {
     char *tls_slab;                 /* for a batch of ciphertext, or NULL */
     PyObject *readiness;            /* {fd: Watcher} of add_reader, add_writer */
     unsigned idle_watchers;         /* those in it without a callback */
+    unsigned char *fd_marks;        /* a bit for each descriptor, fdusers.c */
+    size_t fd_marks_size;           /* in bytes */
     struct TulipSockets *sockets;   /* who waits in sock_*; NULL until needed */
     PyObject *loop_kwargs;          /* {"loop": self} for Future and Task */
     PyObject *task_factory;         /* NULL: none */
@@ -154,10 +156,18 @@ PyObject *tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *const *args,
                                          Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_get_task_factory(TulipLoop *self, PyObject *unused);
 
+/* ---- fdusers.c ---- */
+
+/* A transport has this descriptor now. */
+void tulip_loop_mark_fd(TulipLoop *loop, int fd);
+/* False with asyncio's RuntimeError when an open transport has it. */
+UVT_CHECKED bool tulip_loop_check_transports(TulipLoop *loop, int fd);
+/* Raises that error, naming who has it. */
+void tulip_loop_raise_in_use(TulipLoop *loop, int fd);
+
 /* ---- readiness.c ---- */
 
-/* False with asyncio's RuntimeError when a handle of the raw loop watches the
- * descriptor. */
+/* As tulip_loop_check_transports; false also when a raw handle watches it. */
 UVT_CHECKED bool tulip_loop_check_fd(TulipLoop *self, int fd);
 PyObject *tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);

@@ -37,6 +37,14 @@ tulip_stream_show_socket(TulipStream *self, PyObject *sock)
         return NULL;
     }
     Py_XSETREF(rare->socket, sock != Py_None ? Py_NewRef(sock) : NULL);
+    if (sock != Py_None) {
+        PyObject *fd = PyObject_CallMethod(sock, "fileno", NULL);
+        if (fd != NULL) {
+            tulip_loop_mark_fd(self->loop, (int)PyLong_AsLong(fd));
+            Py_DECREF(fd);
+        }
+        PyErr_Clear();      /* then it is only not refused */
+    }
     Py_RETURN_NONE;
 }
 

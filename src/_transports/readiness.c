@@ -209,48 +209,20 @@ find_by_object(TulipLoop *loop, PyObject *fileobj)
     return NULL;
 }
 
-/* True when the raw handle has this descriptor; false also on errors. */
-static bool
-has_fd(PyObject *handle, int fd)
-{
-    PyObject *number = PyObject_CallMethod(handle, "fileno", NULL);
-    long value = number != NULL ? PyLong_AsLong(number) : -1;
-    Py_XDECREF(number);
-    PyErr_Clear();
-    return value == fd;
-}
-
-/* Raises asyncio's error for a descriptor that another handle watches. */
-static void
-raise_in_use(TulipLoop *loop, int fd)
-{
-    PyObject *handles = PyObject_GetAttrString(loop->uv_loop, "handles");
-    PyObject *user = Py_None;
-    if (handles == NULL) {
-        return;
-    }
-    for (Py_ssize_t i = 0; i < PyList_Size(handles); i++) {
-        PyObject *handle = PyList_GetItem(handles, i);
-        if (has_fd(handle, fd)) {
-            user = handle;
-        }
-    }
-    PyErr_Format(PyExc_RuntimeError,
-                 "File descriptor %d is used by transport %R", fd, user);
-    Py_DECREF(handles);
-}
-
-/* Read from libuv's table, as poll.c does: a handle that watches nothing right
+/* Read from libuv's table, as poll.c does: a raw handle that watches nothing right
  * now does no harm. */
 bool
 tulip_loop_check_fd(TulipLoop *loop, int fd)
 {
+    if (!tulip_loop_check_transports(loop, fd)) {
+        return false;
+    }
     if ((unsigned)fd >= loop->uv->nwatchers || loop->uv->watchers[fd] == NULL
         || find(loop, fd) != NULL) {
         return true;
     }
     if (!PyErr_Occurred()) {
-        raise_in_use(loop, fd);
+        tulip_loop_raise_in_use(loop, fd);
     }
     return false;
 }
@@ -263,7 +235,7 @@ raise_uv(TulipLoop *loop, int rc, const char *call, int fd)
 {
     PyObject *exc;
     if (rc == UV_EEXIST) {
-        raise_in_use(loop, fd);
+        tulip_loop_raise_in_use(loop, fd);
         return;
     }
     exc = loop->st->uv->oserror(rc, call);
@@ -450,7 +422,8 @@ add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
 
     if (!tulip_bind(loop, method, "fd", args, nargs, kwnames, &call)
         || parse_fd(call.first, false, &fd, &fileobj) < 0
-        || !tulip_loop_check_call(loop, method, call.callable, true)) {
+        || !tulip_loop_check_call(loop, method, call.callable, true)
+        || !tulip_loop_check_transports(loop, fd)) {
         return NULL;
     }
     /* First, since it can run the collector, which can run anything. */
@@ -487,7 +460,8 @@ remove_callback(TulipLoop *loop, PyObject *arg, int event)
     int fd, rc;
 
     if (arg == NULL || parse_fd(arg, true, &fd, &fileobj) < 0
-        || !tulip_loop_check_thread(loop)) {
+        || !tulip_loop_check_thread(loop)
+        || !tulip_loop_check_transports(loop, fd)) {
         return NULL;
     }
     self = fd >= 0 ? find(loop, fd)

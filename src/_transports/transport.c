@@ -67,6 +67,7 @@ tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
     const UvtCAPI *api = loop->st->uv;
     TulipStream *self = (TulipStream *)type->tp_alloc(type, 0);
     uv_stream_t *uv;
+    uv_os_fd_t fd;
 
     if (self == NULL) {
         return NULL;
@@ -95,6 +96,9 @@ tulip_stream_new(PyTypeObject *type, TulipLoop *loop, PyObject *handle,
     }
     self->handle = Py_NewRef(handle);
     self->uv = uv;
+    if (uv_fileno((uv_handle_t *)uv, &fd) == 0) {
+        tulip_loop_mark_fd(loop, fd);
+    }
     self->flags |= TULIP_OPEN;
     if (server != NULL) {
         self->server = (TulipServer *)Py_NewRef(server);

@@ -175,6 +175,12 @@ capi_consume(PyObject *obj, const UvtConsumer *consumer, PyObject *owner)
     return 0;
 }
 
+static PyObject *
+capi_consumer_owner(PyObject *handle)
+{
+    return ((UvtHandle *)handle)->consumer_owner;
+}
+
 static void
 stop(UvtHandle *self)
 {
@@ -368,6 +374,7 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .sockaddr_format = uvt_sockaddr_format,
         .sockaddr_parse = capi_sockaddr_parse,
         .pipe_new = capi_pipe_new,
+        .consumer_owner = capi_consumer_owner,
         .udp_new = capi_udp_new,
         .udp_recv_start = capi_udp_recv_start,
         .udp_recv_stop = capi_udp_recv_stop,

@@ -135,6 +135,9 @@ typedef struct UvtCAPI {
     PyObject *(*udp_new)(PyObject *loop, unsigned flags);
     int (*udp_recv_start)(PyObject *handle);
     void (*udp_recv_stop)(PyObject *handle);    /* not uv_udp_recv_stop */
+
+    /* The owner given to consume(), borrowed; NULL: the handle is Python's. */
+    PyObject *(*consumer_owner)(PyObject *handle);
 } UvtCAPI;
 
 static inline const UvtCAPI *

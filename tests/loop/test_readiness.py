@@ -346,6 +346,51 @@ def test_descriptors_of_transports_are_refused(loop):
     loop.run_until_complete(main())
 
 
+def assert_refused(loop, fd):
+    for call in (
+        lambda: loop.add_reader(fd, print),
+        lambda: loop.add_writer(fd, print),
+        lambda: loop.remove_reader(fd),
+        lambda: loop.remove_writer(fd),
+    ):
+        with pytest.raises(
+            RuntimeError, match=r"File descriptor \d+ is used by transport <Stream"
+        ):
+            call()
+
+
+def test_transports_that_read_nothing_keep_their_descriptors(loop, pair):
+    """In the first turn, paused, and for the number of a given socket too."""
+    a, b = pair
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            assert_refused(loop, transport.get_extra_info("uv_handle").fileno())
+
+    async def main():
+        transport, _ = await loop.create_connection(Protocol, sock=a)
+        transport.pause_reading()
+        await asyncio.sleep(0)
+        assert_refused(loop, a)
+        assert_refused(loop, a.fileno())
+        assert_refused(loop, transport.get_extra_info("uv_handle").fileno())
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            await loop.sock_recv(a, 1)
+        number = a.fileno()
+        transport.close()
+        while a.fileno() >= 0:
+            await asyncio.sleep(0)
+        # It is free for others then.
+        os.dup2(b.fileno(), number)
+        ready = loop.create_future()
+        loop.add_writer(number, ready.set_result, None)
+        await ready
+        assert loop.remove_writer(number)
+        os.close(number)
+
+    loop.run_until_complete(main())
+
+
 def test_raw_polls_and_watchers_exclude_each_other(loop, pair):
     a, _ = pair
     poll = uv.Poll(loop.uv_loop, a.fileno())
