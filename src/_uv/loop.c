@@ -11,6 +11,7 @@
 #include "args.h"
 #include "errors.h"
 #include "handle.h"
+#include "random.h"
 #include "task.h"
 #include "work.h"
 
@@ -472,6 +473,8 @@ static PyMethodDef loop_methods[] = {
     {"walk", (PyCFunction)loop_walk, METH_O, walk_doc},
     {"queue_work", (PyCFunction)(void (*)(void))uvt_queue_work, METH_FASTCALL,
      uvt_queue_work_doc},
+    {"random", (PyCFunction)(void (*)(void))uvt_loop_random, METH_FASTCALL,
+     uvt_loop_random_doc},
     {NULL},
 };
 

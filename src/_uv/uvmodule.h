@@ -41,6 +41,15 @@ typedef enum {
     UVT_SEQ_STAT,
     UVT_SEQ_DIRENT,
     UVT_SEQ_STATFS,
+    UVT_SEQ_CPU_TIMES,
+    UVT_SEQ_CPU,
+    UVT_SEQ_INTERFACE,
+    UVT_SEQ_RUSAGE,
+    UVT_SEQ_UNAME,
+    UVT_SEQ_PASSWD,
+    UVT_SEQ_GROUP,
+    UVT_SEQ_TIMEVAL,
+    UVT_SEQ_TIMESPEC,
     UVT_SEQ_COUNT
 } UvtSeq;
 
@@ -66,6 +75,7 @@ typedef struct UvtState {
     PyTypeObject *work_request_type;
     PyTypeObject *fs_request_type;
     PyTypeObject *dir_type;
+    PyTypeObject *random_request_type;
     PyTypeObject *seq[UVT_SEQ_COUNT];   /* by UvtSeq */
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
@@ -107,6 +117,7 @@ UVT_CHECKED int uvt_process_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_util_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_constants_setup(PyObject *module);
 UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, final
+from typing import Any, Self, TypeAlias, final, overload
 
 from _typeshed import FileDescriptorLike, ReadableBuffer, StrOrBytesPath
 from typing_extensions import disjoint_base
@@ -10,6 +10,7 @@ from typing_extensions import disjoint_base
 from . import errno as errno
 from . import error as error
 from . import fs as fs
+from . import util as util
 
 __version__: str
 LIBUV_VERSION: str
@@ -109,6 +110,12 @@ class Loop:
     def metrics_idle_time(self) -> int: ...
     def metrics_info(self) -> tuple[int, int, int]: ...
     def walk(self, callback: Callable[[Handle], object], /) -> None: ...
+    @overload
+    def random(self, length: int, callback: None = None, /) -> bytes: ...
+    @overload
+    def random(
+        self, length: int, callback: Callable[[bytes | None, int | None], object], /
+    ) -> RandomRequest: ...
     def queue_work(
         self,
         work: Callable[[], object],
@@ -130,6 +137,9 @@ class Request:
     @property
     def done(self) -> bool: ...
     def cancel(self) -> bool: ...
+
+@final
+class RandomRequest(Request): ...
 
 @final
 class WorkRequest(Request):
