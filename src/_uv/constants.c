@@ -34,6 +34,7 @@ static const Constant constants[] = {
     CONSTANT(UV_CHECK),
     CONSTANT(UV_FS_EVENT),
     CONSTANT(UV_FS_POLL),
+    CONSTANT(UV_FILE),
     CONSTANT(UV_HANDLE),
     CONSTANT(UV_IDLE),
     CONSTANT(UV_NAMED_PIPE),

@@ -56,6 +56,20 @@ uvt_box_is_active(const UvtBox *box)
 }
 
 void
+uvt_box_pin(UvtBox *box)
+{
+    box->pins++;
+}
+
+void
+uvt_box_unpin(UvtBox *box)
+{
+    if (--box->pins == 0 && box->closed) {
+        PyMem_Free(box);
+    }
+}
+
+void
 uvt_on_closed(uv_handle_t *uv)
 {
     UvtCore *core = uv->loop->data;
@@ -67,7 +81,11 @@ uvt_on_closed(uv_handle_t *uv)
         uvt_loop_attach(core->owner);
     }
     box_unlink(core, box);
-    PyMem_Free(box);
+    box->owner = NULL;
+    box->closed = true;
+    if (box->pins == 0) {
+        PyMem_Free(box);
+    }
     if (self == NULL) {
         return;
     }

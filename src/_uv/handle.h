@@ -21,6 +21,8 @@ struct UvtHandle;
 typedef struct UvtBox {
     struct UvtBox *prev, *next;     /* the list of the loop's boxes */
     struct UvtHandle *owner;        /* borrowed; NULL: the object is gone */
+    unsigned pins;                  /* writes under way that send the handle */
+    bool closed;                    /* freed with the last pin */
     union {                         /* only as large as its type needs */
         uv_handle_t handle;
         uv_stream_t stream;
@@ -61,6 +63,7 @@ typedef struct UvtHandle {
     bool listening;                 /* Stream: since listen() */
     bool reading;                   /* Stream: between read_start and its end */
     bool unwatchable;               /* Pipe: a device that epoll refuses */
+    bool reads_into;                /* Stream: buffers of the program's */
     int fd;                         /* Poll: the watched descriptor; else -1 */
 } UvtHandle;
 
@@ -103,6 +106,9 @@ void uvt_handle_close(UvtHandle *self);
 void uvt_on_closed(uv_handle_t *uv);
 /* What `active` tells, of a box that is not closing. */
 bool uvt_box_is_active(const UvtBox *box);
+/* A write that sends the handle over a pipe looks at the box until its end. */
+void uvt_box_pin(UvtBox *box);
+void uvt_box_unpin(UvtBox *box);
 /* As uvt_handle_close for a box whose object is gone. */
 void uvt_box_close(UvtBox *box);
 

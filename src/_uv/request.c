@@ -44,12 +44,14 @@ uvt_request_begin(UvtRequest *self, UvtHandle *owner, PyObject *callback)
 static void
 release(UvtRequest *self)
 {
-    PyObject *callback = self->callback;
+    PyObject *callback = self->callback, *sent = self->sent;
     self->callback = NULL;
+    self->sent = NULL;
     if (self->data != NULL) {
         uvt_buffers_release(self->data);
     }
     Py_XDECREF(callback);
+    Py_XDECREF(sent);
 }
 
 void
@@ -88,6 +90,7 @@ uvt_requests_traverse(UvtHandle *owner, visitproc visit, void *arg)
 {
     for (UvtRequest *self = owner->requests; self != NULL; self = self->next) {
         Py_VISIT(self->callback);
+        Py_VISIT(self->sent);
         for (Py_ssize_t i = 0; self->data && i < self->data->count; i++) {
             Py_VISIT(self->data->views[i].obj);
         }
@@ -95,15 +98,16 @@ uvt_requests_traverse(UvtHandle *owner, visitproc visit, void *arg)
     return 0;
 }
 
-/* The data stays: the kernel may still read it.  Letting go of a callback can
+/* The data stays: the kernel may still read it.  Letting go of the others can
  * run anything, so the walk then starts again. */
 void
 uvt_requests_clear(UvtHandle *owner)
 {
     UvtRequest *self = owner->requests;
     while (self != NULL) {
-        bool had = self->callback != NULL;
+        bool had = self->callback != NULL || self->sent != NULL;
         Py_CLEAR(self->callback);
+        Py_CLEAR(self->sent);
         self = had ? owner->requests : self->next;
     }
 }

@@ -13,6 +13,7 @@ typedef struct UvtRequest {
     UvtHandle *owner;           /* borrowed; NULL: not begun, or the object is
                                  * gone */
     PyObject *callback;         /* callback(handle, errorno), or NULL */
+    PyObject *sent;             /* strong: a handle sent along, or NULL */
     UvtBuffers *data;           /* in the same block; NULL: none */
 } UvtRequest;
 

@@ -36,6 +36,9 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
         self->consumer->alloc(owner, suggested, buf);
         Py_DECREF(owner);
     }
+    else if (self->reads_into) {
+        uvt_read_into_alloc(self, buf);
+    }
     else {
         uvt_slab_take(loop, buf);
     }
@@ -80,6 +83,9 @@ on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf)
             self->consumer->read(owner, nread, buf);
             Py_DECREF(owner);
         }
+    }
+    else if (self->reads_into) {
+        uvt_read_into_done(self, nread);
     }
     else if (nread != 0) {
         read_to_python(self, nread, buf);
@@ -143,6 +149,7 @@ stream_start_read(UvtHandle *self, PyObject *callback)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_read_start");
     }
+    self->reads_into = false;
     Py_XSETREF(self->callback, Py_NewRef(callback));
     Py_RETURN_NONE;
 }
@@ -159,6 +166,7 @@ stream_stop_read(UvtHandle *self, PyObject *Py_UNUSED(ignored))
     if (self->reading) {
         PyObject *callback = self->callback;
         self->callback = NULL;
+        self->reads_into = false;
         uvt_stream_read_stop(self);
         Py_XDECREF(callback);
     }
@@ -247,8 +255,8 @@ PyDoc_STRVAR(accept_doc,
 "Raises TypeError, ValueError (another loop, not fresh), HandleClosedError, and\n"
 "the handle's own error (EAGAIN: none waits).");
 
-static PyObject *
-stream_accept(UvtHandle *self, PyObject *arg)
+PyObject *
+uvt_stream_accept_method(UvtHandle *self, PyObject *arg)
 {
     UvtHandle *client = (UvtHandle *)arg;
     int rc;
@@ -368,9 +376,15 @@ PyDoc_STRVAR(write_doc,
 "Raises TypeError, ValueError (an empty sequence), HandleClosedError, and the\n"
 "handle's own error (EBADF, EPIPE: not connected).");
 
+PyDoc_STRVAR(writelines_doc,
+"writelines($self, pieces, callback=None, /)\n--\n\n"
+"write() all pieces of an iterable, as one write.\n\n"
+"Raises as write().");
+
 PyDoc_STRVAR(try_write_doc,
 "try_write($self, data, /)\n--\n\n"
-"Send what the kernel takes at once and return how many bytes that were.\n\n"
+"Send what the kernel takes at once, of data as for write(), and return how many\n"
+"bytes that were.\n\n"
 "Raises as write(), and EAGAIN when nothing can be sent now.");
 
 PyDoc_STRVAR(shutdown_doc,
@@ -380,12 +394,16 @@ PyDoc_STRVAR(shutdown_doc,
 
 static PyMethodDef stream_methods[] = {
     {"start_read", (PyCFunction)stream_start_read, METH_O, start_read_doc},
+    {"start_read_into", (PyCFunction)(void (*)(void))uvt_stream_start_read_into,
+     METH_FASTCALL, uvt_stream_start_read_into_doc},
     {"stop_read", (PyCFunction)stream_stop_read, METH_NOARGS, stop_read_doc},
     {"listen", (PyCFunction)(void (*)(void))stream_listen, METH_FASTCALL,
      listen_doc},
-    {"accept", (PyCFunction)stream_accept, METH_O, accept_doc},
+    {"accept", (PyCFunction)uvt_stream_accept_method, METH_O, accept_doc},
     {"write", (PyCFunction)(void (*)(void))uvt_stream_write, METH_FASTCALL,
      write_doc},
+    {"writelines", (PyCFunction)(void (*)(void))uvt_stream_writelines,
+     METH_FASTCALL, writelines_doc},
     {"try_write", (PyCFunction)uvt_stream_try_write, METH_O, try_write_doc},
     {"shutdown", (PyCFunction)(void (*)(void))uvt_stream_shutdown,
      METH_FASTCALL, shutdown_doc},

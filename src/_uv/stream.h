@@ -9,8 +9,24 @@
 PyObject *uvt_stream_write(UvtHandle *self, PyObject *const *args,
                            Py_ssize_t nargs);
 PyObject *uvt_stream_try_write(UvtHandle *self, PyObject *data);
+PyObject *uvt_stream_writelines(UvtHandle *self, PyObject *const *args,
+                                Py_ssize_t nargs);
+/* write() of a Pipe with a handle that was found fit to be sent. */
+PyObject *uvt_stream_write_handle(UvtHandle *self, PyObject *data,
+                                  PyObject *callback, UvtHandle *sent);
 PyObject *uvt_stream_shutdown(UvtHandle *self, PyObject *const *args,
                               Py_ssize_t nargs);
+
+/* accept() of a listening stream. */
+PyObject *uvt_stream_accept_method(UvtHandle *self, PyObject *client);
+
+/* stream_into.c: a method of Stream, and what libuv's callbacks do while
+ * reads_into is set. */
+PyObject *uvt_stream_start_read_into(UvtHandle *handle, PyObject *const *args,
+                                     Py_ssize_t nargs);
+extern const char uvt_stream_start_read_into_doc[];
+void uvt_read_into_alloc(UvtHandle *handle, uv_buf_t *buf);
+void uvt_read_into_done(UvtHandle *handle, ssize_t nread);
 
 /* True when the handle has a descriptor already. */
 bool uvt_stream_has_fd(const UvtHandle *self);

@@ -11,6 +11,7 @@
 typedef struct Write {
     uv_write_t req;             /* first: libuv gives this one back */
     UvtRequest base;
+    UvtBox *sent;               /* pinned, or NULL */
     UvtBuffers buffers;
 } Write;
 
@@ -23,8 +24,12 @@ static void
 on_write(uv_write_t *req, int status)
 {
     Write *write = (Write *)req;
+    UvtBox *sent = write->sent;
     uvt_request_done(&write->base, req->handle, status);
     PyMem_Free(write);
+    if (sent != NULL) {
+        uvt_box_unpin(sent);
+    }
 }
 
 /* Leaves out the first n bytes, which are sent already. */
@@ -110,6 +115,47 @@ try_data(UvtHandle *self, const char *call, PyObject *data, int *rc,
     return true;
 }
 
+PyObject *
+uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
+                        UvtHandle *sent)
+{
+    Write *write = PyMem_Calloc(1, sizeof(Write));
+    int rc;
+    if (write == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (!uvt_buffers_get(&write->buffers, "Pipe.write", data)) {
+        PyMem_Free(write);
+        return NULL;
+    }
+    /* Getting the buffers may have run code that closed a handle. */
+    if (!uvt_handle_check(self) || !uvt_handle_check(sent)
+        || write->buffers.nbytes == 0) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError,
+                            "Pipe.write(): a handle needs data to go with");
+        }
+        uvt_buffers_release(&write->buffers);
+        PyMem_Free(write);
+        return NULL;
+    }
+    write->base.data = &write->buffers;
+    write->base.sent = Py_NewRef(sent);
+    write->sent = sent->box;
+    uvt_box_pin(write->sent);
+    uvt_request_begin(&write->base, self, callback);
+    rc = uv_write2(&write->req, &self->box->uv.stream, write->buffers.iov,
+                   (unsigned)write->buffers.count, &sent->box->uv.stream,
+                   on_write);
+    if (rc < 0) {
+        uvt_box_unpin(write->sent);
+        uvt_request_cancel(&write->base);
+        PyMem_Free(write);
+        return uvt_handle_raise(self, rc, "uv_write2");
+    }
+    Py_RETURN_NONE;
+}
+
 /* Without a callback nobody waits for the end of the write: what the kernel
  * takes at once needs no request, and no further turn of the loop. */
 PyObject *
@@ -140,6 +186,23 @@ uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     return write_queue(self, args[0], NULL, rc > 0 ? (size_t)rc : 0);
+}
+
+PyObject *
+uvt_stream_writelines(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *given[2], *result;
+    if (!uvt_args_count("Stream.writelines", nargs, 1, 2)) {
+        return NULL;
+    }
+    given[0] = PySequence_Tuple(args[0]);
+    if (given[0] == NULL) {
+        return NULL;
+    }
+    given[1] = nargs > 1 ? args[1] : Py_None;
+    result = uvt_stream_write(self, given, 2);
+    Py_DECREF(given[0]);
+    return result;
 }
 
 PyObject *

@@ -80,6 +80,7 @@ module_exec(PyObject *module)
         || uvt_loop_setup(module, st) < 0
         || uvt_handle_setup(module, st) < 0
         || uvt_stream_setup(module, st) < 0
+        || uvt_stream_into_setup(module, st) < 0
         || uvt_tcp_setup(module, st) < 0
         || uvt_pipe_setup(module, st) < 0
         || uvt_tty_setup(module, st) < 0
@@ -103,7 +104,7 @@ module_exec(PyObject *module)
 }
 
 #define FOR_EACH_REFERENCE(DO) \
-    DO(loop_type) DO(handle_type) DO(stream_type) DO(tcp_type) DO(pipe_type) \
+    DO(loop_type) DO(handle_type) DO(stream_type) DO(read_into_type) DO(tcp_type) DO(pipe_type) \
     DO(tty_type) DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
     DO(idle_type) DO(prepare_type) DO(check_type) DO(process_type) \
     DO(stdio_type) DO(request_type) DO(work_request_type) DO(default_loop) \

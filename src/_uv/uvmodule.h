@@ -58,6 +58,7 @@ typedef struct UvtState {
     PyTypeObject *loop_type;
     PyTypeObject *handle_type;
     PyTypeObject *stream_type;
+    PyTypeObject *read_into_type;
     PyTypeObject *tcp_type;
     PyTypeObject *pipe_type;
     PyTypeObject *tty_type;
@@ -104,6 +105,7 @@ UVT_CHECKED int uvt_errors_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_loop_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_handle_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_stream_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_stream_into_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_tcp_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_pipe_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_tty_setup(PyObject *module, UvtState *st);

@@ -159,6 +159,18 @@ def test_process():
     assert (status, out) == (1, "") and "ENOENT" in err
 
 
+def test_pipe_ipc():
+    script = str(EXAMPLES / "uv_pipe_ipc.py")
+    with python(script, "--port", "0", "--workers", "2") as program:
+        where = address(program.line(LISTENING))
+        for _ in range(5):
+            with client(where) as sock:
+                with sock.makefile() as lines:
+                    assert lines.read().startswith("process ")
+        program.interrupt()
+        assert program.finish() == (0, "2 workers ended, stopped\n", "")
+
+
 def test_tty():
     """The keys of a terminal; and without one it says so."""
     script = str(EXAMPLES / "uv_tty.py")

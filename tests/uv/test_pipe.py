@@ -18,7 +18,6 @@ import pytest
 from uvtulip import uv
 
 UV = uv.errno
-ABSTRACT = uv.LIBUV_VERSION_INFO >= (1, 46)
 
 
 @pytest.fixture
@@ -302,29 +301,132 @@ def test_peer_with_a_name_that_fills_its_room(loop, path):
             assert handle.getsockname() == path
 
 
-@pytest.mark.skipif(ABSTRACT, reason="libuv 1.46 has abstract names")
-def test_abstract_name_needs_newer_libuv(loop):
-    handle = uv.Pipe(loop)
-    for name in ("\0uvtulip-test", b"\0uvtulip-test"):
-        with pytest.raises(ValueError, match=r"1\.46"):
-            handle.bind(name)
-        with pytest.raises(ValueError, match=r"1\.46"):
-            handle.connect(name, nothing)
+@pytest.fixture
+def abstract():
+    return f"\0uvtulip\0test {os.getpid()}"
 
 
-@pytest.mark.skipif(not ABSTRACT, reason="needs libuv 1.46")
-def test_abstract_name(loop):
-    name = f"\0uvtulip\0test {os.getpid()}"
-    server = echo_server(loop, name)
-    assert server.getsockname() == name
+@pytest.mark.parametrize("kind", [str, os.fsencode])
+def test_abstract_name(loop, abstract, kind):
+    server = echo_server(loop, abstract)
+    assert server.getsockname() == abstract
+    assert not server.readable and not server.writable
     client = uv.Pipe(loop)
-    seen = []
-    client.connect(name, lambda h, error: (seen.append((error, h.getpeername())),
-                                           h.close()))
+    events = []
+
+    def on_connect(handle, error):
+        assert handle is client and error is None
+        assert handle.readable and handle.writable
+        assert handle.getpeername() == abstract
+        handle.start_read(on_read)
+        handle.write(b"hello")
+
+    def on_read(handle, data, error):
+        events.append(data)
+        handle.close()
+
+    assert client.connect(kind(abstract), on_connect) is None
+    assert events == []
     loop.run_checked()
-    assert seen == [(None, name)]
-    with pytest.raises(uv.error.PipeError):
-        uv.Pipe(loop).bind("\0" + "x" * 108)
+    assert events == [b"hello"]
+
+
+def test_abstract_name_with_another_program(loop, abstract):
+    listening(loop, abstract, lambda server, error: None).ref = False
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(abstract)
+        assert client.getpeername() == abstract.encode()
+
+
+def test_abstract_large_write_in_the_connect_callback(loop, abstract):
+    got = []
+
+    def on_connection(server, error):
+        client = uv.Pipe(loop)
+        server.accept(client)
+        client.start_read(on_read)
+        server.close()
+
+    def on_read(handle, data, error):
+        if data is None:
+            handle.close()
+        else:
+            got.append(data)
+
+    listening(loop, abstract, on_connection)
+    seen = []
+
+    def on_connect(handle, error):
+        handle.write(bytes(1 << 20), lambda h, error: (seen.append(error), h.close()))
+
+    uv.Pipe(loop).connect(abstract, on_connect)
+    loop.run_checked()
+    assert seen == [None] and sum(map(len, got)) == 1 << 20
+
+
+def test_abstract_connect_fails_in_the_callback(loop, abstract):
+    handle = uv.Pipe(loop)
+    seen = []
+    assert handle.connect(abstract, lambda h, error: seen.append((h, error))) is None
+    assert seen == []
+    assert code_of(handle.connect, abstract, nothing) == UV.UV_EALREADY
+    loop.run_checked()
+    assert seen == [(handle, UV.UV_ECONNREFUSED)]
+    # and again, when somebody listens
+    echo_server(loop, abstract)
+
+    def on_connect(handle, error):
+        assert error is None
+        handle.start_read(lambda h, data, error: (seen.append(data), h.close()))
+        handle.write(b"again")
+
+    handle.connect(abstract, on_connect)
+    loop.run_checked()
+    assert seen[1:] == [b"again"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_abstract_connect_cancelled_by_close(loop, abstract, there):
+    if there:
+        listening(loop, abstract, lambda s, error: None).ref = False
+    handle = uv.Pipe(loop)
+    events = []
+    handle.connect(abstract, lambda h, error: events.append(error))
+    handle.close(lambda h: events.append("closed"))
+    loop.run(uv.UV_RUN_NOWAIT)
+    assert events == [UV.UV_ECANCELED, "closed"]
+
+
+def test_abstract_bind_fails(loop, abstract):
+    first = uv.Pipe(loop)
+    first.bind(abstract)
+    assert code_of(first.bind, abstract + "x") == UV.UV_EINVAL
+    assert code_of(uv.Pipe(loop).bind, abstract) == UV.UV_EADDRINUSE
+    assert code_of(first.chmod, uv.UV_READABLE) < 0
+
+
+def test_abstract_connect_of_a_bound_handle(loop, abstract):
+    echo_server(loop, abstract)
+    handle = uv.Pipe(loop)
+    handle.bind(abstract + "client")
+    seen = []
+
+    def on_connect(handle, error):
+        assert error is None
+        handle.start_read(lambda h, data, error: (seen.append(data), h.close()))
+        handle.write(b"bound")
+
+    handle.connect(abstract, on_connect)
+    loop.run_checked()
+    assert seen == [b"bound"]
+
+
+def test_abstract_names_at_the_limit(loop):
+    longest = ("\0" + f"uvtulip {os.getpid()} " + "x" * 108)[:108]
+    assert listening(loop, longest).getsockname() == longest
+    handle = uv.Pipe(loop)
+    assert code_of(handle.bind, longest + "x") == UV.UV_ENAMETOOLONG
+    assert code_of(handle.connect, longest + "x", nothing) == UV.UV_ENAMETOOLONG
 
 
 def test_abstract_peer_is_shown(loop):
@@ -608,29 +710,6 @@ def test_ipc_and_pending(loop):
     assert handle.pending_handle_type() == uv.UV_UNKNOWN_HANDLE
 
 
-def test_handle_received_over_ipc(loop):
-    """A TCP socket sent by another program is accepted from the pipe."""
-    ours, theirs = socket.socketpair()
-    pipe = uv.Pipe(loop, ipc=True)
-    pipe.open(ours.detach())
-    seen = []
-
-    def on_read(handle, data, error):
-        assert data == b"x"
-        seen.append((handle.pending_count(), handle.pending_handle_type()))
-        tcp = uv.TCP(loop)
-        handle.accept(tcp)
-        seen.append((handle.pending_count(), tcp.getsockname()))
-        handle.close()
-        tcp.close()
-
-    pipe.start_read(on_read)
-    with theirs, socket.create_server(("127.0.0.1", 0)) as server:
-        socket.send_fds(theirs, [b"x"], [server.fileno()])
-        loop.run_checked()
-        assert seen == [(1, uv.UV_TCP), (0, server.getsockname())]
-
-
 def test_buffer_sizes(loop):
     handle = uv.Pipe(loop)
     for name in ("send_buffer_size", "receive_buffer_size"):
@@ -649,6 +728,8 @@ METHODS = [
     ("getpeername",), ("chmod", 1), ("pending_instances", 1), ("pending_count",),
     ("pending_handle_type",), ("listen", print), ("start_read", print), ("stop_read",),
     ("write", b"x"), ("try_write", b"x"), ("shutdown",), ("fileno",), ("close",),
+    ("accept", uv.Pipe.__new__(uv.Pipe)), ("accept_fd",),
+    ("try_write2", b"x", uv.Pipe.__new__(uv.Pipe)), ("writelines", [b"x"]),
 ]
 PROPERTIES = ["ipc", "send_buffer_size", "receive_buffer_size", "readable", "writable"]
 

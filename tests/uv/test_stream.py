@@ -189,6 +189,30 @@ def test_bad_data(loop, pair, data, kind):
     assert sock.recv(10) == b""
 
 
+@pytest.mark.parametrize("pieces", [[b"a", b"bc"], (b"abc",), [b"ab", b"", b"c"]])
+def test_writelines(loop, pair, pieces):
+    handle, sock = pair
+    seen = []
+    handle.writelines(iter(pieces), lambda h, error: seen.append(error))
+    handle.writelines(pieces)
+    handle.writelines(pieces, None)
+    loop.run(uv.UV_RUN_NOWAIT)
+    assert sock.recv(100) == b"abc" * 3 and seen == [None]
+    for bad, error in (([], ValueError), (5, TypeError), (b"abc", TypeError),
+                       ("abc", TypeError), ([b"a", 5], TypeError)):
+        with pytest.raises(error):
+            handle.writelines(bad)
+    for args in ((), (pieces, 5), (pieces, None, None)):
+        with pytest.raises(TypeError):
+            handle.writelines(*args)
+
+
+def test_try_write_of_a_list(loop, pair):
+    handle, sock = pair
+    assert handle.try_write([b"ab", bytearray(b"c"), memoryview(b"xdx")[1:2]]) == 4
+    assert sock.recv(100) == b"abcd"
+
+
 def fill(handle):
     """Write until the kernel takes no more; how many bytes it took."""
     total = 0
