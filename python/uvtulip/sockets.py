@@ -93,6 +93,11 @@ class GivenSocket(TransportSocket):
         self._sock.close()
 
 
+def plain(fd: int) -> socket.socket:
+    """A socket object that may send and receive with its handle's descriptor."""
+    return _Borrowed(fileno=fd)
+
+
 def borrow(fd: int) -> TransportSocket:
     """Show the socket behind `fd`, which stays the property of its handle."""
     sock = _Borrowed(fileno=fd)

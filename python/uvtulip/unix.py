@@ -37,12 +37,12 @@ def _check_unix_socket(sock: socket.socket) -> None:
         raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
 
 
-def _has_file(name: str | bytes) -> bool:
+def has_file(name: str | bytes) -> bool:
     """Whether it is a path: not a name of the abstract kind, nor none at all."""
     return name[:1] not in ("", b"", "\0", b"\0")
 
 
-def _remove_stale(path: str | bytes) -> None:
+def remove_stale(path: str | bytes) -> None:
     """Remove what a server that ended without cleaning up has left."""
     try:
         if stat.S_ISSOCK(os.stat(path).st_mode):
@@ -57,8 +57,8 @@ def _remove_stale(path: str | bytes) -> None:
 def _listening_socket(path: str | bytes) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _has_file(path):
-            _remove_stale(path)
+        if has_file(path):
+            remove_stale(path)
         sock.bind(path)
     except OSError as exc:
         sock.close()
@@ -75,7 +75,7 @@ def _listening_socket(path: str | bytes) -> socket.socket:
 def _file_of(sock: socket.socket) -> tuple[str | bytes, int] | None:
     """The path that the socket is bound to, and the number of the file there."""
     path = sock.getsockname()
-    if not _has_file(path):
+    if not has_file(path):
         return None
     try:
         return path, os.stat(path).st_ino

@@ -8,6 +8,7 @@
  * open loop is always a cycle, and freed by the collector.
  */
 #include "eventloop.h"
+#include "datagram.h"
 #include "sockwait.h"
 #include "stream.h"
 
@@ -235,6 +236,7 @@ loop_dealloc(TulipLoop *self)
     }
     (void)loop_clear(self);
     tulip_callback_free_list(self);
+    tulip_arrivals_free(self->arrivals);
     PyMem_Free(self->tls_slab);
     PyMem_Free(self->fd_marks);
     Py_CLEAR(self->callback_type);
@@ -269,6 +271,8 @@ loop_close(TulipLoop *self, PyObject *Py_UNUSED(ignored))
     rc = self->st->uv->loop_close(self->uv_loop);
     self->uv = NULL;
     tulip_dirty_clear(self);
+    tulip_arrivals_free(self->arrivals);
+    self->arrivals = NULL;
     Py_CLEAR(self->wakeup);
     Py_CLEAR(self->deadline);
     if (rc == 0 && self->raised != NULL) {

@@ -10,6 +10,8 @@
 struct TulipStream;
 struct TulipServer;
 struct TulipSockets;
+struct TulipDatagram;
+struct TulipArrivals;
 
 typedef struct TulipLoop {
     PyObject_HEAD
@@ -49,6 +51,9 @@ typedef struct TulipLoop {
 #ifdef Py_GIL_DISABLED
     PyMutex inbox_lock;             /* for inbox, polling, closed, wakeup_uv */
 #endif
+    struct TulipDatagram *datagrams;        /* the same of datagrams, ... */
+    struct TulipDatagram *last_datagrams;   /* ... the latest at the end */
+    struct TulipArrivals *arrivals; /* where datagrams come in; NULL: none yet */
     PyObject *dict;
     PyObject *weakrefs;
 } TulipLoop;
@@ -90,9 +95,9 @@ PyObject *tulip_loop_stop(TulipLoop *self, PyObject *unused);
 
 /* ---- invoke.c ---- */
 
-/* Runs the callbacks that are ready now; 0, or -1 with an exception, and then
- * the rest of them stays. */
-UVT_CHECKED int tulip_loop_run_ready(TulipLoop *self);
+/* Runs the first `count` callbacks that are ready; 0, or -1 with an exception, and
+ * then the rest of them stays. */
+UVT_CHECKED int tulip_loop_run_ready(TulipLoop *self, size_t count);
 
 /* ---- ready.c ---- */
 
@@ -180,6 +185,8 @@ PyObject *tulip_loop_py_remove_writer(TulipLoop *self, PyObject *const *args,
 
 /* ---- for transports of every kind ---- */
 
+#define TULIP_HIGH_WATER ((size_t)64 * 1024)
+
 /* protocol.c.  The method `name` of the protocol or, with *bare, the function
  * behind it: that saves one object in each connection.  NULL: there is none. */
 PyObject *tulip_find_method(PyObject *protocol, PyObject *name, bool *bare);
@@ -201,13 +208,16 @@ UVT_CHECKED bool tulip_parse_limits(PyObject *args, PyObject *kwds,
                                     size_t *high, size_t *low);
 extern const char tulip_set_limits_doc[];
 
-/* transport.c.  As tulip_add_type, with the base asyncio.`base_name`, which has
- * to have this size. */
+/* transport.c.  As tulip_add_type, with a base of asyncio's, or (unless `second` is
+ * NULL) two, which have to have this size. */
 UVT_CHECKED int tulip_add_transport(PyObject *module, PyTypeObject **slot,
-                                    PyType_Spec *spec, const char *base_name,
-                                    Py_ssize_t base_size);
+                                    PyType_Spec *spec, const char *first,
+                                    const char *second, Py_ssize_t size);
 /* Adds the methods of one of the type's files. */
 UVT_CHECKED int tulip_add_methods(PyTypeObject *type, PyMethodDef *methods);
+/* Sets the result of a future that is not cancelled; reports what goes wrong. */
+void tulip_set_waiter(TulipLoop *loop, PyObject *transport, PyObject *protocol,
+                      PyObject *waiter);
 
 /* ---- on the hot path ---- */
 
@@ -217,6 +227,13 @@ tulip_loop_check_call(TulipLoop *self, const char *method, PyObject *callable,
 {
     return (!self->closed && !self->debug)
         || tulip_loop_check_call_slow(self, method, callable, here);
+}
+
+/* Whether tulip_flush_dirty() has something to do. */
+static inline bool
+tulip_loop_has_unsent(const TulipLoop *self)
+{
+    return self->dirty != NULL || self->datagrams != NULL;
 }
 
 /* Fills `call`; false with TypeError. */

@@ -214,9 +214,8 @@ release(TulipCallback *handle)
 }
 
 int
-tulip_loop_run_ready(TulipLoop *self)
+tulip_loop_run_ready(TulipLoop *self, size_t count)
 {
-    size_t count = tulip_ring_length(&self->ready);
     int rc = 0;
     for (; count > 0 && rc == 0; count--) {
         TulipCallback *handle = tulip_ring_pop(&self->ready);
@@ -229,7 +228,7 @@ tulip_loop_run_ready(TulipLoop *self)
             break;      /* of a C function */
         }
     }
-    if (self->dirty != NULL) {
+    if (tulip_loop_has_unsent(self)) {
         /* Flushing calls protocols, and must find no exception set. */
         PyObject *exc = rc < 0 ? PyErr_GetRaisedException() : NULL;
         tulip_flush_dirty(self);

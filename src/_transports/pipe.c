@@ -244,9 +244,9 @@ tulip_pipe_setup(PyObject *module, TulipState *st)
 {
     const Py_ssize_t base_size = (Py_ssize_t)offsetof(TulipStream, loop);
     if (tulip_add_transport(module, &st->read_pipe_type, &read_pipe_spec,
-                            "ReadTransport", base_size) < 0
+                            "ReadTransport", NULL, base_size) < 0
         || tulip_add_transport(module, &st->write_pipe_type, &write_pipe_spec,
-                               "WriteTransport", base_size) < 0
+                               "WriteTransport", NULL, base_size) < 0
         || tulip_add_methods(st->read_pipe_type, tulip_read_methods) < 0
         || tulip_add_methods(st->write_pipe_type, tulip_abort_methods) < 0
         || tulip_add_methods(st->write_pipe_type, tulip_flow_methods) < 0

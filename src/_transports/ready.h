@@ -37,6 +37,16 @@ tulip_ring_pop(TulipRing *self)
     return self->items[self->head++ & (self->capacity - 1)];
 }
 
+/* Moves the first n, which are there, to the end. */
+static inline void
+tulip_ring_rotate(TulipRing *self, size_t n)
+{
+    for (; n > 0; n--) {
+        TulipCallback *item = tulip_ring_pop(self);
+        self->items[self->tail++ & (self->capacity - 1)] = item;
+    }
+}
+
 /* A list of the callbacks; NULL with an exception. */
 UVT_NEW PyObject *tulip_ring_list(const TulipRing *self);
 int tulip_ring_traverse(TulipRing *self, visitproc visit, void *arg);

@@ -99,7 +99,7 @@ poll(TulipLoop *self, uv_run_mode mode)
 {
     int rc = self->st->uv->loop_turn(self->uv_loop, mode);
     tulip_loop_end_poll(self);
-    if (self->dirty != NULL) {
+    if (tulip_loop_has_unsent(self)) {
         PyObject *exc = rc < 0 ? PyErr_GetRaisedException() : NULL;
         tulip_flush_dirty(self);
         if (exc != NULL) {
@@ -115,6 +115,12 @@ has_ready(const TulipLoop *self)
     return tulip_ring_length(&self->ready) > 0;
 }
 
+static int
+run_first(TulipLoop *self, size_t count)
+{
+    return tulip_loop_run_ready(self, count) < 0 ? -1 : raise_kept(self);
+}
+
 /* Calls what is ready, and some of what becomes ready by that.  Returns the
  * number of batches, or -1 with an exception. */
 static int
@@ -123,7 +129,7 @@ run_batches(TulipLoop *self)
     int64_t begin = 0;
     int batches = 0;
     while (has_ready(self) && batches < MAX_BATCHES) {
-        if (tulip_loop_run_ready(self) < 0 || raise_kept(self) < 0) {
+        if (run_first(self, tulip_ring_length(&self->ready)) < 0) {
             return -1;
         }
         batches++;
@@ -170,6 +176,31 @@ turn(TulipLoop *self)
     return batches > 1 ? poll(self, UV_RUN_NOWAIT) : 0;
 }
 
+/* Of a run: what was ready before it, the first step of its task above all, comes
+ * before what the poll finds.  When that stops the loop, the turn ends with what the
+ * poll and the clock have made ready, and what the batch has is left.  As turn(). */
+static int
+first_turn(TulipLoop *self)
+{
+    size_t later;
+    if (self->stopping || !has_ready(self)) {
+        return turn(self);
+    }
+    if (run_first(self, tulip_ring_length(&self->ready)) < 0) {
+        return -1;
+    }
+    if (!self->stopping) {
+        return 1;
+    }
+    later = tulip_ring_length(&self->ready);
+    if (poll(self, UV_RUN_NOWAIT) < 0 || tulip_loop_take_inbox(self) < 0
+        || tulip_loop_move_due(self) < 0) {
+        return -1;
+    }
+    tulip_ring_rotate(&self->ready, later);
+    return run_first(self, tulip_ring_length(&self->ready) - later);
+}
+
 PyObject *
 tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
@@ -192,9 +223,9 @@ tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
     }
     self->thread_id = PyThread_get_thread_ident();
     uv_ref((uv_handle_t *)self->wakeup_uv);
-    do {
-        rc = turn(self);
-    } while (rc > 0);
+    for (rc = first_turn(self); rc > 0; rc = turn(self)) {
+        continue;
+    }
     uv_unref((uv_handle_t *)self->wakeup_uv);
     self->stopping = false;
     self->thread_id = 0;

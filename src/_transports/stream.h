@@ -14,8 +14,6 @@
 
 struct TulipServer;
 
-#define TULIP_HIGH_WATER ((size_t)64 * 1024)
-
 /* State, in TulipStream.flags. */
 enum {
     TULIP_OPEN = 1 << 0,            /* made completely; has to be closed */
@@ -218,7 +216,8 @@ extern PyMethodDef tulip_read_methods[];
 
 /* ---- writebuf.c ---- */
 
-/* Flushes every transport that has unsent writes: one vectored write each.
+/* Flushes every transport that has unsent writes: one vectored write each;
+ * and then those with unsent datagrams.
  * Called by the loop after each batch of callbacks, after each poll and before
  * it closes.  May call Python, never leaves an exception set. */
 void tulip_flush_dirty(TulipLoop *loop);

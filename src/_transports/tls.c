@@ -393,7 +393,7 @@ tulip_tls_setup(PyObject *module, TulipState *st)
 {
     /* The base has one slot, _extra, which is our member `extra`. */
     if (tulip_add_transport(module, &st->tls_type, &tls_spec, "Transport",
-                            (Py_ssize_t)offsetof(TulipTLS, loop)) < 0
+                            NULL, (Py_ssize_t)offsetof(TulipTLS, loop)) < 0
         || tulip_add_methods(st->tls_type, tulip_tls_read_methods) < 0
         || tulip_add_methods(st->tls_type, tulip_tls_write_methods) < 0
         || tulip_add_methods(st->tls_type, tulip_tls_flow_methods) < 0

@@ -240,5 +240,5 @@ int
 tulip_tls_link_setup(PyObject *module, TulipState *st)
 {
     return tulip_add_transport(module, &st->tls_link_type, &link_spec, "Protocol",
-                               (Py_ssize_t)offsetof(TulipTLSLink, tls));
+                               NULL, (Py_ssize_t)offsetof(TulipTLSLink, tls));
 }

@@ -129,26 +129,32 @@ start_reading(PyObject *owner, PyObject *Py_UNUSED(arg))
     tulip_stream_start((TulipStream *)owner);
 }
 
+void
+tulip_set_waiter(TulipLoop *loop, PyObject *transport, PyObject *protocol,
+                 PyObject *waiter)
+{
+    PyObject *cancelled = PyObject_CallMethod(waiter, "cancelled", NULL);
+    PyObject *result = NULL;
+    int skip = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+    Py_XDECREF(cancelled);
+    if (skip == 0) {
+        result = PyObject_CallMethod(waiter, "set_result", "O", Py_None);
+        Py_XDECREF(result);
+    }
+    if (skip < 0 || (skip == 0 && result == NULL)) {
+        tulip_loop_report(loop, "Exception while a transport started", transport,
+                          protocol, NULL);
+    }
+}
+
 /* After connection_made(): wakes the waiter; who waits runs before the first
  * data comes. */
 static void
 wake_waiter(PyObject *owner, PyObject *waiter)
 {
     TulipStream *self = (TulipStream *)owner;
-    PyObject *result = NULL, *cancelled;
-    int skip;
     if (waiter != NULL) {
-        cancelled = PyObject_CallMethod(waiter, "cancelled", NULL);
-        skip = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
-        Py_XDECREF(cancelled);
-        if (skip == 0) {
-            result = PyObject_CallMethod(waiter, "set_result", "O", Py_None);
-            Py_XDECREF(result);
-        }
-        if (skip < 0 || (skip == 0 && result == NULL)) {
-            tulip_loop_report(self->loop, "Exception while a transport started",
-                              owner, self->protocol, NULL);
-        }
+        tulip_set_waiter(self->loop, owner, self->protocol, waiter);
     }
     if (tulip_loop_call_soon_c(self->loop, start_reading, owner, NULL) < 0) {
         tulip_stream_fatal(self, "Fatal error on transport");
@@ -524,38 +530,49 @@ tulip_add_methods(PyTypeObject *type, PyMethodDef *methods)
     return 0;
 }
 
+/* A class of asyncio's that has no more than the one slot, _extra. */
+static PyObject *
+find_base(PyObject *asyncio, const char *name, Py_ssize_t size)
+{
+    PyObject *base = PyObject_GetAttrString(asyncio, name);
+    if (base != NULL && (!PyType_Check(base)
+                         || ((PyTypeObject *)base)->tp_basicsize != size)) {
+        PyErr_Format(PyExc_ImportError,
+                     "asyncio.%s is not laid out as expected", name);
+        Py_CLEAR(base);
+    }
+    return base;
+}
+
 int
 tulip_add_transport(PyObject *module, PyTypeObject **slot, PyType_Spec *spec,
-                    const char *base_name, Py_ssize_t base_size)
+                    const char *first, const char *second, Py_ssize_t size)
 {
-    PyObject *asyncio = PyImport_ImportModule("asyncio"), *base;
-    int rc;
+    PyObject *asyncio = PyImport_ImportModule("asyncio"), *bases = NULL;
+    int rc = -1;
     if (asyncio == NULL) {
         return -1;
     }
-    base = PyObject_GetAttrString(asyncio, base_name);
+    bases = find_base(asyncio, first, size);
+    if (bases != NULL && second != NULL) {
+        PyObject *other = find_base(asyncio, second, size);
+        Py_SETREF(bases, other == NULL ? NULL : PyTuple_Pack(2, bases, other));
+        Py_XDECREF(other);
+    }
+    if (bases != NULL) {
+        rc = tulip_add_type(module, slot, spec, bases);
+        Py_DECREF(bases);
+    }
     Py_DECREF(asyncio);
-    if (base == NULL) {
-        return -1;
-    }
-    if (!PyType_Check(base)
-        || ((PyTypeObject *)base)->tp_basicsize != base_size) {
-        PyErr_Format(PyExc_ImportError,
-                     "asyncio.%s is not laid out as expected", base_name);
-        Py_DECREF(base);
-        return -1;
-    }
-    rc = tulip_add_type(module, slot, spec, base);
-    Py_DECREF(base);
     return rc;
 }
 
 int
 tulip_stream_setup(PyObject *module, TulipState *st)
 {
-    /* The base has one slot, _extra, which is our member `extra`. */
+    /* The slot of the base is our member `extra`. */
     if (tulip_add_transport(module, &st->stream_type, &stream_spec, "Transport",
-                            (Py_ssize_t)offsetof(TulipStream, loop)) < 0
+                            NULL, (Py_ssize_t)offsetof(TulipStream, loop)) < 0
         || tulip_add_methods(st->stream_type, tulip_abort_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_flow_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_read_methods) < 0

@@ -76,9 +76,9 @@ import_names(TulipState *st)
 
 #define FOR_EACH_STRING(DO) \
     DO(accept) DO(call_exception_handler) DO(connection_made) \
-    DO(connection_lost) DO(context) DO(data_received) DO(done) \
-    DO(eof_received) DO(fileno) DO(get_buffer) DO(buffer_updated) DO(loop) \
-    DO(name) DO(pause_writing) DO(recv) DO(recv_into) DO(recvfrom) \
+    DO(connection_lost) DO(context) DO(data_received) DO(datagram_received) \
+    DO(done) DO(eof_received) DO(error_received) DO(fileno) DO(get_buffer) \
+    DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(recv) DO(recv_into) DO(recvfrom) \
     DO(recvfrom_into) DO(resume_writing) DO(send) DO(sendto) DO(set_result)
 
 static int
@@ -117,7 +117,8 @@ module_exec(PyObject *module)
         || tulip_stream_setup(module, st) < 0
         || tulip_pipe_setup(module, st) < 0
         || tulip_server_setup(module, st) < 0
-        || tulip_tls_setup(module, st) < 0) {
+        || tulip_tls_setup(module, st) < 0
+        || tulip_datagram_setup(module, st) < 0) {
         return -1;
     }
     return 0;
@@ -126,7 +127,7 @@ module_exec(PyObject *module)
 #define FOR_EACH_OBJECT(DO) \
     DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
     DO(stream_type) DO(read_pipe_type) DO(write_pipe_type) DO(server_type) \
-    DO(tls_type) DO(tls_link_type) \
+    DO(tls_type) DO(tls_link_type) DO(datagram_type) \
     DO(future_type) DO(task_type) DO(buffered_protocol_type) DO(socket_type) \
     DO(socket_family) DO(socket_kind) DO(socket_proto) DO(extract_stack) \
     DO(format_source) DO(logger) \

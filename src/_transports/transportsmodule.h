@@ -25,6 +25,7 @@ typedef struct TulipState {
     PyTypeObject *tls_type;             /* SSLTransport, an asyncio.Transport */
     PyTypeObject *tls_link_type;        /* SSLLink, an asyncio.Protocol */
     UvtTlsState tls;
+    PyTypeObject *datagram_type;        /* an asyncio.DatagramTransport */
     PyObject *future_type;              /* asyncio.Future */
     PyObject *task_type;                /* asyncio.Task */
     PyObject *buffered_protocol_type;   /* asyncio.BufferedProtocol */
@@ -44,6 +45,8 @@ typedef struct TulipState {
     PyObject *str_context;
     PyObject *str_data_received;
     PyObject *str_done;
+    PyObject *str_datagram_received;
+    PyObject *str_error_received;
     PyObject *str_eof_received;
     PyObject *str_fileno;
     PyObject *str_get_buffer;
@@ -73,6 +76,7 @@ UVT_CHECKED int tulip_stream_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_pipe_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_tls_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_datagram_setup(PyObject *module, TulipState *st);
 
 /* Makes a type from its spec with the given bases (a type, a tuple or NULL),
  * adds it to the module and stores a strong reference in *slot. */

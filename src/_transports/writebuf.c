@@ -8,6 +8,7 @@
  * belongs to its transport until uv_write takes it, and then to libuv.
  */
 #include "stream.h"
+#include "datagram.h"
 #include "tls_layer.h"
 #include <string.h>
 
@@ -485,13 +486,16 @@ void
 tulip_flush_dirty(TulipLoop *loop)
 {
     TulipStream *self;
-    while ((self = loop->dirty) != NULL) {
-        loop->dirty = self->next_dirty;
-        self->next_dirty = NULL;
-        self->flags &= ~(unsigned)TULIP_LISTED;
-        tulip_stream_flush(self);
-        Py_DECREF(self);
-    }
+    do {
+        while ((self = loop->dirty) != NULL) {
+            loop->dirty = self->next_dirty;
+            self->next_dirty = NULL;
+            self->flags &= ~(unsigned)TULIP_LISTED;
+            tulip_stream_flush(self);
+            Py_DECREF(self);
+        }
+        tulip_flush_datagrams(loop);
+    } while (loop->dirty != NULL);
 }
 
 int
@@ -500,7 +504,7 @@ tulip_dirty_traverse(TulipLoop *loop, visitproc visit, void *arg)
     for (TulipStream *self = loop->dirty; self != NULL; self = self->next_dirty) {
         Py_VISIT(self);
     }
-    return 0;
+    return tulip_datagrams_traverse(loop, visit, arg);
 }
 
 void
@@ -513,6 +517,7 @@ tulip_dirty_clear(TulipLoop *loop)
         self->flags &= ~(unsigned)TULIP_LISTED;
         Py_DECREF(self);
     }
+    tulip_datagrams_clear(loop);
 }
 
 /* Something was queued: see to it that it is sent. */

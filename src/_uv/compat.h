@@ -71,6 +71,16 @@ PyWeakref_GetRef(PyObject *ref, PyObject **result)
 }
 #endif
 
+/* What asyncio does with datagrams: since 3.13 empty ones are sent, and each that
+ * waits counts for 8 bytes more than it has. */
+#if PY_VERSION_HEX >= 0x030D0000
+#define UVT_SENDS_EMPTY_DATAGRAMS true
+#define UVT_DATAGRAM_HEADER ((size_t)8)
+#else
+#define UVT_SENDS_EMPTY_DATAGRAMS false
+#define UVT_DATAGRAM_HEADER ((size_t)0)
+#endif
+
 /* The slots that say what a module is safe for.  Sub-interpreters with their
  * own GIL are declared from 3.13 on: before, the standard library itself was
  * not ready for them. */

@@ -4,7 +4,6 @@ FAILING are run and have to fail.  EXCLUDED are not run, because they would hang
 harm the tests after them.  A test that some version of Python lacks is no matter.
 """
 
-UDP = "datagram endpoints are not part of uvtulip yet"
 SUBPROCESS = "subprocesses are not part of uvtulip yet"
 INTERNALS = "uses internals of the selector loop (_selector, _run_once, _stop_serving)"
 SSL_INTERNALS = "uses internals of asyncio.sslproto (_ssl_protocol, _write_backlog)"
@@ -13,14 +12,10 @@ PATCHES = "patches the socket module that asyncio.base_events uses"
 FAILING: dict[str, str] = {
     "test_ssl.TestSSL.test_flush_before_shutdown": SSL_INTERNALS,
     "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data": SSL_INTERNALS,
-    "test_events.SelectEventLoopTests.test_create_datagram_endpoint": UDP,
-    "test_events.SelectEventLoopTests.test_create_datagram_endpoint_ipv6": UDP,
-    "test_events.SelectEventLoopTests.test_create_datagram_endpoint_sock": UDP,
     "test_events.SelectEventLoopTests"
     ".test_create_server_multiple_hosts_ipv4": PATCHES,
     "test_events.SelectEventLoopTests"
     ".test_create_server_multiple_hosts_ipv6": PATCHES,
-    "test_events.SelectEventLoopTests.test_datagram_send_to_non_listening_address": UDP,
     "test_events.SelectEventLoopTests.test_prompt_cancellation": INTERNALS,
     "test_events.SelectEventLoopTests.test_subprocess_close_after_finish": SUBPROCESS,
     "test_events.SelectEventLoopTests.test_subprocess_close_client_stream": SUBPROCESS,

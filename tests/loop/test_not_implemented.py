@@ -15,9 +15,6 @@ def never(*args):
 
 
 CALLS = {
-    "create_datagram_endpoint": lambda loop: loop.create_datagram_endpoint(
-        never, local_addr=("127.0.0.1", 0)
-    ),
     "sendfile": lambda loop: loop.sendfile(None, None),
     "sock_sendfile": lambda loop: loop.sock_sendfile(None, None),
     "subprocess_shell": lambda loop: loop.subprocess_shell(never, "exit 1"),

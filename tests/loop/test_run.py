@@ -417,3 +417,64 @@ def test_stopping_the_raw_loop_does_not_stop_this_one(loop):
     begin = loop.time()
     loop.run_forever()
     assert loop.time() - begin >= 0.01
+
+
+# ---- the first turn ----
+
+
+def test_what_was_ready_before_a_run_comes_before_what_the_poll_finds(loop):
+    """The first step of a task above all: it may set up what I/O needs."""
+    events = []
+
+    class Noting(asyncio.DatagramProtocol):
+        def datagram_received(self, data, addr):
+            events.append(data)
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with theirs:
+        transport, _ = loop.run_until_complete(
+            loop.create_datagram_endpoint(Noting, sock=ours)
+        )
+        loop.run_until_complete(asyncio.sleep(0))
+        theirs.send(b"data")
+
+        async def step():
+            events.append("step")
+            while len(events) < 3:
+                await asyncio.sleep(0)
+
+        loop.call_later(0, events.append, "timer")
+        loop.run_until_complete(step())
+        assert events == ["step", b"data", "timer"]
+        transport.close()
+        loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_a_run_that_is_stopped_in_its_first_turn(loop):
+    """The turn is finished: what the poll finds belongs to it, what its callbacks
+    have scheduled does not."""
+    events = []
+
+    def first():
+        loop.call_soon(events.append, "later")
+        loop.call_soon(events.append, "and later")
+        loop.stop()
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+
+        def readable():
+            events.append("readable")
+            loop.call_soon(events.append, "at last")
+            loop.remove_reader(ours)
+
+        loop.add_reader(ours, readable)
+        loop.call_soon(first)
+        loop.call_soon(events.append, "second")
+        loop.call_later(0, events.append, "timer")
+        loop.run_forever()
+        assert events == ["second", "readable", "timer"]
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        assert events[3:] == ["later", "and later", "at last"]
