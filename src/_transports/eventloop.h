@@ -193,8 +193,8 @@ PyObject *tulip_find_method(PyObject *protocol, PyObject *name, bool *bare);
 /* Debug mode's look at how long a call took; what is raised stays. */
 void tulip_warn_if_slow(TulipLoop *loop, PyObject *transport, PyObject *what,
                         int64_t begin);
-/* asyncio goes by the class; a class that has only get_buffer() will do too.  -1 with
- * an exception. */
+/* asyncio goes by the class; what has get_buffer(), and not data_received(), will do
+ * too.  -1 with an exception. */
 UVT_CHECKED int tulip_is_buffered(TulipState *st, PyObject *protocol);
 /* logger.debug("%r: %s", transport, message, exc_info=exc) in debug mode. */
 void tulip_debug_error(TulipLoop *loop, PyObject *transport, const char *message,

@@ -295,6 +295,25 @@ def test_protocol_changed_inside_get_buffer():
     run(main())
 
 
+def test_recognised_through_a_proxy():
+    class Proxy:
+        def __init__(self, protocol):
+            self.protocol = protocol
+
+        def __getattr__(self, name):
+            return getattr(self.protocol, name)
+
+    async def main():
+        protocol = Buffered()
+        _, peer = await connect(Proxy(protocol))
+        with peer:
+            await peer.send(b"x")
+            await protocol.until(1)
+        await protocol.lost
+
+    run(main())
+
+
 def test_recognised_by_get_buffer_alone():
     class Duck:
         connection_made = Buffered.connection_made
