@@ -1,8 +1,11 @@
-"""10,000 asyncio connections, ended in every order: nothing stays behind."""
+"""10,000 asyncio connections, by TCP and by UNIX sockets, ended in every order:
+nothing stays behind."""
 
 import asyncio
+import os
 import socket
 import struct
+import tempfile
 
 from leakcheck import check
 
@@ -56,14 +59,19 @@ class Client(asyncio.Protocol):
         self.lost.set_result(None)
 
 
-async def connections(count):
+async def connections(count, path=None):
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Server, "127.0.0.1", 0)
-    address = server.sockets[0].getsockname()
+    if path is None:
+        server = await loop.create_server(Server, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        connect = loop.create_connection
+    else:
+        server = await loop.create_unix_server(Server, path, cleanup_socket=True)
+        address = [path]
+        connect = loop.create_unix_connection
 
     async def one(order):
-        transport, client = await loop.create_connection(
-            lambda: Client(loop), *address)
+        transport, client = await connect(lambda: Client(loop), *address)
         if order == b"n":
             transport.close()
         elif order == b"R":
@@ -93,6 +101,19 @@ def work(count):
         runner.run(connections(count))
 
 
+def unix(count):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner,
+    ):
+        runner.run(connections(count, os.path.join(folder, "sock")))
+
+
+def abstract(count):
+    with asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner:
+        runner.run(connections(count, f"\0uvtulip-leaks-{os.getpid()}"))
+
+
 def loops(count):
     for _ in range(count // 10):
         uvtulip.new_event_loop().close()
@@ -117,3 +138,5 @@ def callbacks(count):
 check("callbacks", callbacks, 10_000, 300)
 check("loops", loops, 10_000, 300)
 check("connections", work, 10_000, 300)
+check("UNIX connections", unix, 10_000, 300)
+check("connections by abstract names", abstract, 2_000, 300)
