@@ -3,4 +3,5 @@ from ._uv import __version__ as __version__
 from ._uv import errno as errno
 from ._uv import error as error
 from ._uv import fs as fs
+from ._uv import thread as thread
 from ._uv import util as util

@@ -95,6 +95,7 @@ module_exec(PyObject *module)
         || uvt_work_setup(module, st) < 0
         || uvt_fs_setup(module, st) < 0
         || uvt_util_setup(module, st) < 0
+        || uvt_thread_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
         || PyModule_AddFunctions(module, uvt_process_functions) < 0
         || uvt_capi_setup(module, st) < 0) {
@@ -108,7 +109,7 @@ module_exec(PyObject *module)
     DO(tty_type) DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
     DO(idle_type) DO(prepare_type) DO(check_type) DO(process_type) \
     DO(stdio_type) DO(request_type) DO(work_request_type) DO(default_loop) \
-    DO(fs_request_type) DO(dir_type) DO(random_request_type) \
+    DO(fs_request_type) DO(dir_type) DO(random_request_type) DO(mutex_type) \
     DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
 
 static int

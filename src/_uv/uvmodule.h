@@ -77,6 +77,7 @@ typedef struct UvtState {
     PyTypeObject *fs_request_type;
     PyTypeObject *dir_type;
     PyTypeObject *random_request_type;
+    PyTypeObject *mutex_type;
     PyTypeObject *seq[UVT_SEQ_COUNT];   /* by UvtSeq */
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
@@ -120,6 +121,7 @@ UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_util_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_thread_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_constants_setup(PyObject *module);
 UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
 
