@@ -51,6 +51,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
     """The C loop, made runnable."""
 
     _default_executor: ThreadPoolExecutor | None = None
+    _executor_given = False  # By set_default_executor().
     _executor_shutdown_called = False
     _exception_handler: _ExceptionHandler | None = None
     _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]] | None = None

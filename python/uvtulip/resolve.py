@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     # family, type, protocol, canonical name, address
     _AddrInfo = tuple[int, int, int, str, _SockAddr]
 
+# To notice that a program has put another function in its place.
+_getaddrinfo = socket.getaddrinfo
+
 _STREAM_PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 
 
@@ -158,6 +161,7 @@ class ResolvingLoop(CoreLoop):
         if not isinstance(executor, ThreadPoolExecutor):
             raise TypeError("executor must be ThreadPoolExecutor instance")
         self._default_executor = executor
+        self._executor_given = True
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Wait until the default executor's threads have ended.
@@ -212,13 +216,34 @@ class ResolvingLoop(CoreLoop):
 
         Cancelling returns at once; the answer is then dropped.
         """
-        self._check_closed()
-        query = self._getaddrinfo_debug if self.get_debug() else socket.getaddrinfo
+        if socket.getaddrinfo is not _getaddrinfo or self._debug:
+            query = self._getaddrinfo_debug if self._debug else socket.getaddrinfo
+            return await self.run_in_executor(
+                None, query, host, port, family, type, proto, flags
+            )
+        infos = self._literal_addrinfo(host, port, family, type, proto, flags)
+        if infos is not None:
+            return infos
         if needs_no_lookup(host, port):
-            return query(host, port, family, type, proto, flags)
+            return _getaddrinfo(host, port, family, type, proto, flags)
+        if not self._executor_is_theirs():
+            answer = self._lookup(host, port, family, type, proto, flags)
+            if answer is not None:
+                try:
+                    return await answer
+                finally:
+                    if answer.cancelled():
+                        self._forget_lookup(answer)
         return await self.run_in_executor(
-            None, query, host, port, family, type, proto, flags
+            None, _getaddrinfo, host, port, family, type, proto, flags
         )
+
+    def _executor_is_theirs(self) -> bool:
+        """Whether the program has said which threads are to be used."""
+        if self._executor_given:
+            return True
+        function = getattr(self.run_in_executor, "__func__", None)
+        return function is not ResolvingLoop.run_in_executor
 
     def _getaddrinfo_debug(
         self, host: _Host, port: _Port, family: int, type: int, proto: int, flags: int

@@ -9,6 +9,7 @@
  */
 #include "eventloop.h"
 #include "datagram.h"
+#include "lookup.h"
 #include "sockwait.h"
 #include "stream.h"
 
@@ -184,6 +185,9 @@ loop_traverse(TulipLoop *self, visitproc visit, void *arg)
         rc = tulip_sock_traverse(self, visit, arg);
     }
     if (rc == 0) {
+        rc = tulip_lookup_traverse(self, visit, arg);
+    }
+    if (rc == 0) {
         rc = tulip_timers_traverse(&self->timers, visit, arg);
     }
     if (rc == 0) {
@@ -200,6 +204,7 @@ drop_work(TulipLoop *self)
     tulip_ring_clear(&self->inbox);
     tulip_timers_clear(&self->timers);
     tulip_sock_end(self);
+    tulip_lookup_end(self);
     Py_CLEAR(self->readiness);
     Py_CLEAR(self->loop_kwargs);
     Py_CLEAR(self->signal_hook);
@@ -584,5 +589,8 @@ tulip_loop_setup(PyObject *module, TulipState *st)
     if (tulip_add_type(module, &st->loop_type, &loop_spec, NULL) < 0) {
         return -1;
     }
-    return tulip_add_methods(st->loop_type, tulip_sock_methods);
+    if (tulip_add_methods(st->loop_type, tulip_sock_methods) < 0) {
+        return -1;
+    }
+    return tulip_add_methods(st->loop_type, tulip_lookup_methods);
 }

@@ -12,6 +12,7 @@ struct TulipServer;
 struct TulipSockets;
 struct TulipDatagram;
 struct TulipArrivals;
+struct TulipLookups;
 
 typedef struct TulipLoop {
     PyObject_HEAD
@@ -40,6 +41,7 @@ typedef struct TulipLoop {
     unsigned idle_watchers;         /* those in it without a callback */
     unsigned char *fd_marks;        /* a bit for each descriptor, fdusers.c */
     size_t fd_marks_size;           /* in bytes */
+    struct TulipLookups *lookups;   /* names that are asked for; or NULL */
     struct TulipSockets *sockets;   /* who waits in sock_*; NULL until needed */
     PyObject *loop_kwargs;          /* {"loop": self} for Future and Task */
     PyObject *task_factory;         /* NULL: none */
@@ -154,6 +156,10 @@ PyObject *tulip_loop_py_set_signal_hook(TulipLoop *self, PyObject *hook);
 
 /* ---- tasks.c ---- */
 
+/* future.set_result(result), or set_exception(exc) if that is not NULL, unless
+ * the future is done: cancelled, that is.  0, or -1 with an exception. */
+UVT_CHECKED int tulip_future_settle(TulipLoop *self, PyObject *future,
+                                    PyObject *result, PyObject *exc);
 PyObject *tulip_loop_py_create_future(TulipLoop *self, PyObject *unused);
 PyObject *tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
                                     Py_ssize_t nargs, PyObject *kwnames);

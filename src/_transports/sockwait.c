@@ -40,27 +40,7 @@ typedef struct TulipSockets {
 
 static const uint32_t masks[2] = {EPOLLIN, EPOLLOUT};
 
-/* ---- futures ---- */
-
-/* future.set_result(None), unless it is done: cancelled, that is. */
-static int
-settle(TulipState *st, PyObject *future)
-{
-    PyObject *done, *result;
-    int is_done;
-    done = PyObject_CallMethodNoArgs(future, st->str_done);
-    if (done == NULL) {
-        return -1;
-    }
-    is_done = PyObject_IsTrue(done);
-    Py_DECREF(done);
-    if (is_done != 0) {
-        return is_done < 0 ? -1 : 0;
-    }
-    result = PyObject_CallMethodOneArg(future, st->str_set_result, Py_None);
-    Py_XDECREF(result);
-    return result != NULL ? 0 : -1;
-}
+/* ---- waking ---- */
 
 /* Wakes who waits; his own call will tell him what has happened.  Any code may
  * run: the entry is not touched after it. */
@@ -77,7 +57,8 @@ wake(TulipLoop *loop, Entry *entry, bool reader, bool writer)
         entry->waiters[1] = NULL;
     }
     for (int i = 0; i < 2; i++) {
-        if (futures[i] != NULL && settle(loop->st, futures[i]) < 0) {
+        if (futures[i] != NULL
+            && tulip_future_settle(loop, futures[i], Py_None, NULL) < 0) {
             tulip_loop_report(loop, "Cannot wake a task that waits for a socket",
                               NULL, NULL, NULL);
         }

@@ -30,6 +30,24 @@ tulip_loop_py_create_future(TulipLoop *self, PyObject *Py_UNUSED(ignored))
         self->st->future_type, self->st->empty_tuple, kwargs);
 }
 
+int
+tulip_future_settle(TulipLoop *self, PyObject *future, PyObject *result,
+                    PyObject *exc)
+{
+    const TulipState *st = self->st;
+    PyObject *answer = PyObject_CallMethodNoArgs(future, st->str_done);
+    int done = answer != NULL ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    if (done != 0) {
+        return done < 0 ? -1 : 0;
+    }
+    answer = exc != NULL
+        ? PyObject_CallMethodOneArg(future, st->str_set_exception, exc)
+        : PyObject_CallMethodOneArg(future, st->str_set_result, result);
+    Py_XDECREF(answer);
+    return answer != NULL ? 0 : -1;
+}
+
 /* The call has a coroutine, and at most name=None beside it. */
 static bool
 is_plain_task(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,

@@ -68,6 +68,13 @@ import_names(TulipState *st)
         || import_base_number(&st->socket_family, "family") < 0
         || import_base_number(&st->socket_kind, "type") < 0
         || import_base_number(&st->socket_proto, "proto") < 0
+        || import_name(&st->address_family, "socket", "AddressFamily") < 0
+        || import_name(&st->address_kind, "socket", "SocketKind") < 0
+        || import_name(&st->af_inet, "socket", "AF_INET") < 0
+        || import_name(&st->af_inet6, "socket", "AF_INET6") < 0
+        || import_name(&st->sock_stream, "socket", "SOCK_STREAM") < 0
+        || import_name(&st->sock_dgram, "socket", "SOCK_DGRAM") < 0
+        || import_name(&st->gaierror, "socket", "gaierror") < 0
         || import_name(&st->extract_stack, helpers, "extract_stack") < 0
         || import_name(&st->format_source, helpers,
                        "_format_callback_source") < 0
@@ -78,8 +85,9 @@ import_names(TulipState *st)
     DO(accept) DO(call_exception_handler) DO(connection_made) \
     DO(connection_lost) DO(context) DO(data_received) DO(datagram_received) \
     DO(done) DO(eof_received) DO(error_received) DO(fileno) DO(get_buffer) \
-    DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(recv) DO(recv_into) DO(recvfrom) \
-    DO(recvfrom_into) DO(resume_writing) DO(send) DO(sendto) DO(set_result)
+    DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(resume_writing) \
+    DO(recv) DO(recv_into) DO(recvfrom) DO(recvfrom_into) DO(send) DO(sendto) \
+    DO(set_exception) DO(set_result)
 
 static int
 intern_strings(TulipState *st)
@@ -107,8 +115,10 @@ module_exec(PyObject *module)
         return -1;
     }
     st->empty_tuple = PyTuple_New(0);
+    st->empty_str = PyUnicode_FromString("");
     st->kwnames_loop = PyTuple_Pack(1, st->str_loop);
-    if (st->empty_tuple == NULL || st->kwnames_loop == NULL) {
+    if (st->empty_tuple == NULL || st->empty_str == NULL
+        || st->kwnames_loop == NULL) {
         return -1;
     }
     if (tulip_loop_setup(module, st) < 0
@@ -129,9 +139,10 @@ module_exec(PyObject *module)
     DO(stream_type) DO(read_pipe_type) DO(write_pipe_type) DO(server_type) \
     DO(tls_type) DO(tls_link_type) DO(datagram_type) \
     DO(future_type) DO(task_type) DO(buffered_protocol_type) DO(socket_type) \
-    DO(socket_family) DO(socket_kind) DO(socket_proto) DO(extract_stack) \
-    DO(format_source) DO(logger) \
-    DO(empty_tuple) DO(kwnames_loop)
+    DO(socket_family) DO(socket_kind) DO(socket_proto) DO(address_family) \
+    DO(address_kind) DO(af_inet) DO(af_inet6) DO(sock_stream) DO(sock_dgram) \
+    DO(gaierror) DO(extract_stack) DO(format_source) DO(logger) \
+    DO(empty_tuple) DO(empty_str) DO(kwnames_loop)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

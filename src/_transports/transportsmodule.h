@@ -33,10 +33,16 @@ typedef struct TulipState {
     PyObject *socket_family;            /* that its base has as `family`, ... */
     PyObject *socket_kind;              /* ... `type` ... */
     PyObject *socket_proto;             /* ... and `proto` */
+    PyObject *address_family;           /* socket.AddressFamily, ... */
+    PyObject *address_kind;             /* ... SocketKind, */
+    PyObject *af_inet, *af_inet6;       /* ... and their usual members */
+    PyObject *sock_stream, *sock_dgram;
+    PyObject *gaierror;                 /* socket.gaierror */
     PyObject *extract_stack;            /* asyncio.format_helpers.extract_stack */
     PyObject *format_source;    /* asyncio.format_helpers._format_callback_source */
     PyObject *logger;                   /* asyncio.log.logger */
     PyObject *empty_tuple;
+    PyObject *empty_str;
     PyObject *kwnames_loop;             /* ("loop",) */
     PyObject *str_accept;
     PyObject *str_call_exception_handler;
@@ -61,6 +67,7 @@ typedef struct TulipState {
     PyObject *str_resume_writing;
     PyObject *str_send;
     PyObject *str_sendto;
+    PyObject *str_set_exception;
     PyObject *str_set_result;
 } TulipState;
 

@@ -532,6 +532,7 @@ def test_out_of_descriptors(no_leak):
         loop.set_exception_handler(lambda loop, context: reported.append(context))
         async with await loop.create_server(Echo, "127.0.0.1", 0) as server:
             clients = [socket.socket() for _ in range(3)]
+            address = server.getsockname()
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             highest = max(open_descriptors())
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
@@ -544,8 +545,8 @@ def test_out_of_descriptors(no_leak):
                         assert exc.errno == errno.EMFILE
                         break
                 for client in clients:
+                    client.connect(address)
                     client.setblocking(False)
-                    await loop.sock_connect(client, server.getsockname())
                 await until(lambda: reported)
                 await asyncio.sleep(0.1)
             finally:
