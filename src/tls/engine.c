@@ -284,7 +284,7 @@ size_t
 uvt_tls_expect(const UvtTls *self)
 {
     if (self->backend->feed != NULL) {
-        return UVT_TLS_PLAIN;
+        return self->inside + UVT_TLS_PLAIN;
     }
     return self->in_len + self->inside > 0 ? self->in_len + self->inside
                                            : UVT_TLS_PLAIN;

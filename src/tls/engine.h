@@ -79,7 +79,8 @@ typedef struct UvtTls {
     const char *in;             /* the part of the input not read yet: lent by */
     size_t in_len;              /* feed, or in `kept` */
     char *kept;
-    size_t inside;              /* bytes of a record that OpenSSL waits for */
+    size_t inside;              /* bytes that OpenSSL has of a record; portable: */
+                                /* fed since it wanted more */
     char *out;                  /* what has to be sent, from the raw allocator */
     size_t out_len, out_size;   /* unless lent */
     UvtOpenSSL *lib;            /* direct: shared */

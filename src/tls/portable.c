@@ -16,8 +16,12 @@ portable_feed(UvtTls *self, const char *base, size_t len)
                                            view);
         Py_DECREF(view);
     }
-    Py_XDECREF(result);
-    return result != NULL ? 0 : -1;
+    if (result == NULL) {
+        return -1;
+    }
+    Py_DECREF(result);
+    self->inside += len;
+    return 0;
 }
 
 static int
@@ -119,6 +123,9 @@ portable_read(UvtTls *self, char *buf, size_t len, size_t *got)
     Py_XDECREF(size);
     Py_XDECREF(view);
     status = finish(self, result, len, got);
+    if (status == UVT_TLS_WANT) {
+        self->inside = 0;
+    }
     return status == UVT_TLS_OK && *got == 0 ? UVT_TLS_EOF : status;
 }
 
