@@ -86,6 +86,7 @@ typedef struct TulipTLS {
     TulipTLSPhase phase;
     unsigned flags;
     unsigned busy;              /* calls that use the engine */
+    unsigned calls;             /* of the protocol, under way in our context */
     unsigned lost_writes;
 } TulipTLS;
 

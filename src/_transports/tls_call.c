@@ -20,9 +20,11 @@ tulip_tls_vectorcall(TulipTLS *self, PyObject *function, unsigned bare,
 
     Py_INCREF(function);    /* set_protocol() may be called */
     if (PyContext_Enter(context) == 0) {
+        self->calls++;
         result = PyObject_Vectorcall(
             function, args + 2 - with_self,
             (size_t)(1 + with_self) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        self->calls--;
         (void)PyContext_Exit(context);
     }
     if (begin != 0) {
@@ -40,8 +42,10 @@ tulip_tls_call(TulipTLS *self, PyObject *name, PyObject *arg)
     PyObject *context = self->context;
     int64_t begin = self->loop->debug ? tulip_now() : 0;
     if (PyContext_Enter(context) == 0) {
+        self->calls++;
         result = arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
                              : PyObject_CallMethodOneArg(protocol, name, arg);
+        self->calls--;
         (void)PyContext_Exit(context);
     }
     if (begin != 0) {

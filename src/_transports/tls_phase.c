@@ -114,7 +114,7 @@ tulip_tls_connected(TulipTLS *self, PyObject *under)
     tulip_debug(self->loop, "%r starts SSL handshake", (PyObject *)self);
     self->phase = TULIP_TLS_HANDSHAKE;
     start_timer(self, self->handshake_timeout, on_handshake_timeout);
-    tulip_tls_handshake(self);
+    tulip_tls_process(self);
 }
 
 static void
@@ -198,16 +198,6 @@ close_under(TulipTLS *self)
     Py_XDECREF(result);
 }
 
-/* Both sides have said that they are done. */
-static void
-shutdown_complete(TulipTLS *self)
-{
-    tulip_tls_call_eof(self);
-    if (self->phase < TULIP_TLS_DONE) {
-        close_under(self);
-    }
-}
-
 /* Everything is sent: say so, and wait for the peer's close_notify. */
 static void
 begin_shutdown(TulipTLS *self)
@@ -227,7 +217,7 @@ begin_shutdown(TulipTLS *self)
     }
     tulip_tls_send_output(self);
     if (self->phase == TULIP_TLS_SHUTDOWN && status != UVT_TLS_WANT) {
-        shutdown_complete(self);
+        close_under(self);      /* both sides have said that they are done */
     }
 }
 
@@ -247,7 +237,7 @@ tulip_tls_go_on_closing(TulipTLS *self)
         }
         else if (self->phase == TULIP_TLS_SHUTDOWN
                  && (status == UVT_TLS_EOF || (self->flags & TLS_UNDER_EOF))) {
-            shutdown_complete(self);
+            close_under(self);
         }
         else {
             tulip_tls_send_output(self);
@@ -329,11 +319,26 @@ tulip_tls_under_eof(TulipTLS *self)
     }
 }
 
+static void
+lose(PyObject *owner, PyObject *exc)
+{
+    tulip_tls_lost((TulipTLS *)owner, exc);
+}
+
 void
 tulip_tls_lost(TulipTLS *self, PyObject *exc)
 {
     PyObject *result, *early = NULL;
     if (self->phase == TULIP_TLS_LOST) {
+        return;
+    }
+    if (self->calls > 0) {
+        /* From inside of a call of the protocol: not in the middle of it. */
+        self->phase = TULIP_TLS_DONE;
+        self->flags |= TLS_CLOSED;
+        if (tulip_loop_call_soon_c(self->loop, lose, (PyObject *)self, exc) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
         return;
     }
     tulip_tls_enter(self);

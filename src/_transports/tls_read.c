@@ -55,10 +55,8 @@ go_on_reading(PyObject *owner, PyObject *Py_UNUSED(arg))
 {
     TulipTLS *self = (TulipTLS *)owner;
     self->flags &= ~(unsigned)(TLS_RESUMING | TLS_HELD);
-    if (may_deliver(self)) {
-        tulip_tls_process(self);
-        tulip_tls_update_reading(self);
-    }
+    tulip_tls_process(self);
+    tulip_tls_update_reading(self);
 }
 
 void
@@ -213,10 +211,6 @@ read_data(TulipTLS *self)
     while (status == UVT_TLS_OK && may_deliver(self)) {
         status = self->flags & TLS_BUFFERED ? read_buffered(self)
                                             : read_bytes(self);
-        if (status == UVT_TLS_WANT && (self->flags & TLS_FED)) {
-            self->flags &= ~(unsigned)TLS_FED;
-            status = UVT_TLS_OK;
-        }
     }
     if (status == UVT_TLS_ERROR) {
         PyObject *exc = PyErr_GetRaisedException();
@@ -256,18 +250,26 @@ tulip_tls_process(TulipTLS *self)
     if (self->flags & TLS_READING_NOW) {
         return;
     }
+    if (self->calls > 0) {
+        /* The transport below calls from inside of what the protocol has called. */
+        tulip_tls_read_soon(self);
+        return;
+    }
     self->flags |= TLS_READING_NOW;
     tulip_tls_enter(self);
-    if (self->phase == TULIP_TLS_HANDSHAKE) {
-        tulip_tls_handshake(self);
-    }
-    if (may_deliver(self)) {
-        read_data(self);
-    }
-    else if (self->phase == TULIP_TLS_FLUSHING
-             || self->phase == TULIP_TLS_SHUTDOWN) {
-        tulip_tls_go_on_closing(self);
-    }
+    do {
+        self->flags &= ~(unsigned)TLS_FED;
+        if (self->phase == TULIP_TLS_HANDSHAKE) {
+            tulip_tls_handshake(self);
+        }
+        if (may_deliver(self)) {
+            read_data(self);
+        }
+        else if (self->phase == TULIP_TLS_FLUSHING
+                 || self->phase == TULIP_TLS_SHUTDOWN) {
+            tulip_tls_go_on_closing(self);
+        }
+    } while (self->flags & TLS_FED);
     self->flags &= ~(unsigned)TLS_READING_NOW;
     tulip_tls_leave(self);
 }
@@ -282,7 +284,7 @@ tulip_tls_feed(TulipTLS *self, const char *base, size_t len)
     tulip_tls_enter(self);
     rc = 0;
     if (self->flags & TLS_READING_NOW) {
-        /* Inside of a call of the protocol: behind what is being read. */
+        /* Inside of a call of Python: behind what is being read. */
         self->flags |= TLS_FED;
         rc = uvt_tls_keep(self->engine);
     }
