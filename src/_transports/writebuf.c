@@ -443,7 +443,7 @@ tulip_stream_send(TulipStream *self, const char *base, size_t len)
     buf.len = len;
     rc = uv_try_write(self->uv, &buf, 1);
     if (rc < 0 && rc != UV_EAGAIN) {
-        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed(self));
         return 0;
     }
     if (rc > 0) {
@@ -459,7 +459,7 @@ tulip_stream_send(TulipStream *self, const char *base, size_t len)
     }
     rc = send_rest(self);
     if (rc < 0) {
-        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed);
+        tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed(self));
     }
     return 0;
 }
