@@ -827,7 +827,7 @@ def test_sendto_after_the_end_is_silent(action, caplog):
         assert protocol.events == ["made", "lost"]
 
     with caplog.at_level(logging.DEBUG, "asyncio"):
-        run(main())
+        run(main(), debug=False)
         assert [r.getMessage() for r in caplog.records] == [
             "socket.send() raised exception."
         ]
@@ -1067,7 +1067,7 @@ def test_sendto_in_another_thread():
             thread.join()
         await close(transport)
 
-    run(main())
+    run(main(), debug=False)
 
 
 def call_in_thread(function, *args):
@@ -1096,7 +1096,7 @@ def test_wrong_thread():
         assert [type(exc) for exc in caught] == [RuntimeError] * debug
         await close(transport)
 
-    run(main(False))
+    run(main(False), debug=False)
     run(main(True), debug=True)
 
 
