@@ -7,6 +7,7 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <string.h>
 
 static const char *
 plural(Py_ssize_t count)
@@ -206,6 +207,31 @@ uvt_arg_seconds(const char *call, const char *name, PyObject *arg,
     }
     *ms = milliseconds(seconds);
     return true;
+}
+
+PyObject *
+uvt_arg_path(const char *call, const char *what, PyObject *arg)
+{
+    PyObject *path, *bytes;
+    path = PyOS_FSPath(arg);
+    if (path == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_TypeError,
+                         "%s(): %s must be str, bytes or os.PathLike, not "
+                         "%.200s", call, what, Py_TYPE(arg)->tp_name);
+        }
+        return NULL;
+    }
+    bytes = PyUnicode_Check(path) ? PyUnicode_EncodeFSDefault(path)
+                                  : Py_NewRef(path);
+    Py_DECREF(path);
+    if (bytes != NULL
+        && strlen(PyBytes_AS_STRING(bytes)) != (size_t)PyBytes_GET_SIZE(bytes)) {
+        PyErr_Format(PyExc_ValueError, "%s(): %s has a NUL in it", call, what);
+        Py_CLEAR(bytes);
+    }
+    return bytes;
 }
 
 bool

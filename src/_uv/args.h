@@ -36,6 +36,11 @@ UVT_CHECKED bool uvt_arg_bool(PyObject *arg, int *out);
 UVT_CHECKED bool uvt_arg_seconds(const char *call, const char *name,
                                  PyObject *arg, uint64_t *ms);
 
+/* The bytes of a path (str, bytes, os.PathLike) without NUL in it; `what` names
+ * it in the exception. */
+UVT_NEW PyObject *uvt_arg_path(const char *call, const char *what,
+                               PyObject *arg);
+
 /* The descriptor of an int or of an object with fileno(), not negative. */
 UVT_CHECKED bool uvt_arg_fd(const char *call, PyObject *arg, int *fd);
 

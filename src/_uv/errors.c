@@ -221,6 +221,19 @@ uvt_add_submodule(PyObject *module, const char *name, const char *doc)
 }
 
 int
+uvt_add_to_submodule(PyObject *module, const char *name, PyTypeObject *type)
+{
+    PyObject *submodule = PyObject_GetAttrString(module, name);
+    int rc;
+    if (submodule == NULL) {
+        return -1;
+    }
+    rc = PyModule_AddType(submodule, type);
+    Py_DECREF(submodule);
+    return rc;
+}
+
+int
 uvt_add_functions(PyObject *submodule, PyObject *module, PyMethodDef *functions)
 {
     PyObject *name = PyModule_GetNameObject(submodule);

@@ -22,6 +22,10 @@ UVT_NEW PyObject *uvt_errorno(int rc);
 UVT_NEW PyObject *uvt_add_submodule(PyObject *module, const char *name,
                                     const char *doc);
 
+/* A type of the module is there under the same name in a submodule, too. */
+UVT_CHECKED int uvt_add_to_submodule(PyObject *module, const char *name,
+                                     PyTypeObject *type);
+
 /* Adds functions to a submodule whose `self` is `module`, so that they find its
  * state. */
 UVT_CHECKED int uvt_add_functions(PyObject *submodule, PyObject *module,

@@ -207,6 +207,32 @@ uvt_handle_init_done(UvtHandle *self, UvtLoop *loop, int rc, const char *call)
 }
 
 int
+uvt_handle_renew(UvtHandle *self, size_t size, int (*init)(uv_loop_t *, UvtBox *))
+{
+    UvtBox *old = self->box;
+    UvtBox *box = PyMem_Calloc(1, offsetof(UvtBox, uv) + size);
+    int rc;
+    if (box == NULL) {
+        return UV_ENOMEM;
+    }
+    rc = init(&self->loop->core->uv, box);
+    if (rc < 0) {
+        PyMem_Free(box);
+        return rc;
+    }
+    if (!uv_has_ref(&old->uv.handle)) {
+        uv_unref(&box->uv.handle);
+    }
+    box->owner = self;
+    box->uv.handle.data = box;
+    box_link(self->loop->core, box);
+    self->box = box;
+    old->owner = NULL;
+    uvt_box_close(old);
+    return 0;
+}
+
+int
 uvt_handle_traverse(UvtHandle *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));

@@ -85,6 +85,11 @@ UVT_CHECKED bool uvt_handle_init_begin(UvtHandle *self, PyObject *loop,
 UVT_CHECKED int uvt_handle_init_done(UvtHandle *self, struct UvtLoop *loop,
                                      int rc, const char *call);
 
+/* Puts a fresh box in the place of one that libuv should not start again; the
+ * old one is closed.  A libuv status. */
+UVT_CHECKED int uvt_handle_renew(UvtHandle *self, size_t size,
+                                 int (*init)(uv_loop_t *, UvtBox *));
+
 /* True when a method may use self->box: initialised, not closing, not in
  * another thread than the one that runs its loop.  Else raises (RuntimeError,
  * HandleClosedError). */

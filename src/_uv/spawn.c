@@ -53,37 +53,11 @@ own(Spawn *spawn, UVT_STEALS(2) PyObject *object)
     return rc == 0;
 }
 
-/* The bytes of a str, bytes or os.PathLike; new. */
-UVT_NEW static PyObject *
-encode(const char *what, PyObject *arg)
-{
-    PyObject *path, *bytes;
-    path = PyOS_FSPath(arg);
-    if (path == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Clear();
-            PyErr_Format(PyExc_TypeError,
-                         CALL "(): %s must be str, bytes or os.PathLike, not "
-                         "%.200s", what, Py_TYPE(arg)->tp_name);
-        }
-        return NULL;
-    }
-    bytes = PyUnicode_Check(path) ? PyUnicode_EncodeFSDefault(path)
-                                  : Py_NewRef(path);
-    Py_DECREF(path);
-    if (bytes != NULL
-        && strlen(PyBytes_AS_STRING(bytes)) != (size_t)PyBytes_GET_SIZE(bytes)) {
-        PyErr_Format(PyExc_ValueError, CALL "(): %s has a NUL in it", what);
-        Py_CLEAR(bytes);
-    }
-    return bytes;
-}
-
 /* As a C string that lives as long as spawn; NULL with an exception. */
 UVT_BORROWED static char *
 text(Spawn *spawn, const char *what, PyObject *arg)
 {
-    PyObject *bytes = encode(what, arg);
+    PyObject *bytes = uvt_arg_path(CALL, what, arg);
     return own(spawn, bytes) ? PyBytes_AS_STRING(bytes) : NULL;
 }
 
@@ -141,9 +115,9 @@ env_entry(PyObject *item)
         PyErr_SetString(PyExc_TypeError, CALL "(): 'env' must be a mapping");
         return NULL;
     }
-    name = encode("a name in 'env'", PyTuple_GET_ITEM(item, 0));
+    name = uvt_arg_path(CALL, "a name in 'env'", PyTuple_GET_ITEM(item, 0));
     value = name == NULL ? NULL
-        : encode("a value in 'env'", PyTuple_GET_ITEM(item, 1));
+        : uvt_arg_path(CALL, "a value in 'env'", PyTuple_GET_ITEM(item, 1));
     if (value != NULL) {
         const char *start = PyBytes_AS_STRING(name);
         if (*start == '\0' || strchr(start, '=') != NULL) {

@@ -94,6 +94,8 @@ module_exec(PyObject *module)
         || uvt_task_setup(module, st) < 0
         || uvt_work_setup(module, st) < 0
         || uvt_fs_setup(module, st) < 0
+        || uvt_fsevent_setup(module, st) < 0
+        || uvt_fspoll_setup(module, st) < 0
         || uvt_util_setup(module, st) < 0
         || uvt_thread_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
@@ -105,12 +107,14 @@ module_exec(PyObject *module)
 }
 
 #define FOR_EACH_REFERENCE(DO) \
-    DO(loop_type) DO(handle_type) DO(stream_type) DO(read_into_type) DO(tcp_type) DO(pipe_type) \
-    DO(tty_type) DO(udp_type) DO(poll_type) DO(timer_type) DO(signal_type) DO(async_type) \
-    DO(idle_type) DO(prepare_type) DO(check_type) DO(process_type) \
-    DO(stdio_type) DO(request_type) DO(work_request_type) DO(default_loop) \
+    DO(loop_type) DO(handle_type) DO(stream_type) DO(read_into_type) \
+    DO(tcp_type) DO(pipe_type) DO(tty_type) DO(udp_type) DO(poll_type) \
+    DO(timer_type) DO(signal_type) DO(async_type) DO(idle_type) \
+    DO(prepare_type) DO(check_type) DO(process_type) DO(stdio_type) \
+    DO(request_type) DO(work_request_type) DO(default_loop) \
     DO(fs_request_type) DO(dir_type) DO(random_request_type) DO(mutex_type) \
-    DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
+    DO(fsevent_type) DO(fspoll_type) DO(set_wakeup_fd) DO(main_thread) \
+    DO(str_excepthook) DO(str_ident)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

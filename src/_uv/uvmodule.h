@@ -70,6 +70,8 @@ typedef struct UvtState {
     PyTypeObject *idle_type;
     PyTypeObject *prepare_type;
     PyTypeObject *check_type;
+    PyTypeObject *fsevent_type;
+    PyTypeObject *fspoll_type;
     PyTypeObject *process_type;
     PyTypeObject *stdio_type;
     PyTypeObject *request_type;
@@ -117,6 +119,8 @@ UVT_CHECKED int uvt_signal_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_async_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_watcher_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_process_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_fsevent_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_fspoll_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);

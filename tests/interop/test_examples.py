@@ -171,6 +171,20 @@ def test_pipe_ipc():
         assert program.finish() == (0, "2 workers ended, stopped\n", "")
 
 
+def test_fsevent(tmp_path):
+    script = str(EXAMPLES / "uv_fsevent.py")
+    with python(script, str(tmp_path), "--interval", "0.05") as program:
+        program.line("watching")
+        (tmp_path / "new").write_text("x")
+        program.line("new: renamed")
+        program.line("new: changed")
+        (tmp_path / "new").unlink()
+        program.line("the folder itself changed")
+        program.interrupt()
+        status, out, err = program.finish()
+    assert (status, err) == (0, "") and out.endswith("stopped\n")
+
+
 def test_tty():
     """The keys of a terminal; and without one it says so."""
     script = str(EXAMPLES / "uv_tty.py")

@@ -11,6 +11,8 @@ from _typeshed import (
     structseq,
 )
 
+from . import FSEvent as FSEvent
+from . import FSPoll as FSPoll
 from . import Loop, Request
 
 # Without a callback the loop is not used, and None will do.
