@@ -25,6 +25,11 @@ borrow_socket(TulipStream *self)
     }
     sock = PyObject_CallMethod(module, "borrow", "i", (int)fd);
     Py_DECREF(module);
+    if (sock == NULL && self->uv != NULL && self->uv->type == UV_NAMED_PIPE
+        && PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyErr_Clear();      /* a FIFO or a terminal that was opened by hand */
+        return Py_NewRef(Py_None);
+    }
     rare->socket = Py_XNewRef(sock);
     return sock;
 }

@@ -129,6 +129,26 @@ def test_names_of_accepted_connections(listening, own, tmp_path, no_leak):
     run(main())
 
 
+def test_fifo_opened_by_hand(tmp_path, no_leak):
+    """A stream in both directions that is no socket."""
+    os.mkfifo(tmp_path / "fifo")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        handle = uv.Pipe(loop.uv_loop)
+        handle.open(os.open(tmp_path / "fifo", os.O_RDWR))
+        protocol = Events()
+        transport = StreamTransport(loop, handle, protocol)
+        for name in "socket", "sockname", "peername":
+            assert transport.get_extra_info(name) is None
+        transport.write(b"to myself")
+        assert await protocol.until(9) == b"to myself"
+        transport.close()
+        assert await protocol.lost is None
+
+    run(main())
+
+
 def test_other_handles_are_refused():
     async def main():
         loop = asyncio.get_running_loop()
