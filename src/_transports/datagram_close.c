@@ -149,8 +149,12 @@ tulip_datagram_on_closed(PyObject *owner)
         tulip_datagram_api(self)->close(self->timer);
     }
     give_up_descriptor(self);
-    if (!(self->flags & TULIP_D_LOST) && self->loop->uv != NULL
-        && !self->loop->closed) {
+    if (self->loop->uv == NULL || self->loop->closed) {
+        /* There is nobody to call connection_lost(). */
+        self->flags |= TULIP_D_CLOSING | TULIP_D_LOST;
+        tulip_datagram_drop_queue(self);
+    }
+    else if (!(self->flags & TULIP_D_LOST)) {
         PyObject *exc = NULL;
         if (!(self->flags & TULIP_D_CLOSING)) {
             exc = PyObject_CallFunction(PyExc_ConnectionAbortedError, "is",

@@ -1044,7 +1044,10 @@ def test_loop_closed_before_the_transport():
         )
     )
     loop.close()
-    transport.sendto(b"x", (HOST, 9))
+    assert transport.is_closing()
+    for addr in ((HOST, 9), None):
+        transport.sendto(b"x", addr)
+    assert transport.get_write_buffer_size() == 0
     assert "closed" in repr(transport)
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         del transport, _
