@@ -9,6 +9,7 @@ import sys as _sys
 
 from ._uv import *  # noqa: F403
 from ._uv import __version__ as __version__
+from ._uv import dns as dns
 from ._uv import errno as errno
 from ._uv import error as error
 from ._uv import fs as fs
@@ -16,5 +17,5 @@ from ._uv import thread as thread
 from ._uv import util as util
 
 # So that "import uvtulip.uv.errno" works, too.
-for _module in (errno, error, fs, thread, util):
+for _module in (dns, errno, error, fs, thread, util):
     _sys.modules[__name__ + "." + _module.__name__.rpartition(".")[2]] = _module

@@ -93,6 +93,7 @@ module_exec(PyObject *module)
         || uvt_process_setup(module, st) < 0
         || uvt_task_setup(module, st) < 0
         || uvt_work_setup(module, st) < 0
+        || uvt_dns_setup(module, st) < 0
         || uvt_fs_setup(module, st) < 0
         || uvt_fsevent_setup(module, st) < 0
         || uvt_fspoll_setup(module, st) < 0
@@ -112,9 +113,9 @@ module_exec(PyObject *module)
     DO(timer_type) DO(signal_type) DO(async_type) DO(idle_type) \
     DO(prepare_type) DO(check_type) DO(process_type) DO(stdio_type) \
     DO(request_type) DO(work_request_type) DO(default_loop) \
-    DO(fs_request_type) DO(dir_type) DO(random_request_type) DO(mutex_type) \
-    DO(fsevent_type) DO(fspoll_type) DO(set_wakeup_fd) DO(main_thread) \
-    DO(str_excepthook) DO(str_ident)
+    DO(gai_request_type) DO(gni_request_type) DO(fs_request_type) DO(dir_type) \
+    DO(random_request_type) DO(mutex_type) DO(fsevent_type) DO(fspoll_type) \
+    DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)

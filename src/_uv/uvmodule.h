@@ -50,6 +50,8 @@ typedef enum {
     UVT_SEQ_GROUP,
     UVT_SEQ_TIMEVAL,
     UVT_SEQ_TIMESPEC,
+    UVT_SEQ_ADDRINFO,
+    UVT_SEQ_NAMEINFO,
     UVT_SEQ_COUNT
 } UvtSeq;
 
@@ -76,6 +78,8 @@ typedef struct UvtState {
     PyTypeObject *stdio_type;
     PyTypeObject *request_type;
     PyTypeObject *work_request_type;
+    PyTypeObject *gai_request_type;
+    PyTypeObject *gni_request_type;
     PyTypeObject *fs_request_type;
     PyTypeObject *dir_type;
     PyTypeObject *random_request_type;
@@ -123,6 +127,7 @@ UVT_CHECKED int uvt_fsevent_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fspoll_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_dns_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_util_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_thread_setup(PyObject *module, UvtState *st);

@@ -185,6 +185,14 @@ def test_fsevent(tmp_path):
     assert (status, err) == (0, "") and out.endswith("stopped\n")
 
 
+def test_dns():
+    script = str(EXAMPLES / "uv_dns.py")
+    with python(script, "127.0.0.1", "::1") as program:
+        status, out, err = program.finish()
+    assert (status, err) == (0, "")
+    assert sorted(out.splitlines()) == ["127.0.0.1: 127.0.0.1", "::1: ::1"]
+
+
 def test_tty():
     """The keys of a terminal; and without one it says so."""
     script = str(EXAMPLES / "uv_tty.py")

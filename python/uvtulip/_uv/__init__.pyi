@@ -12,6 +12,7 @@ from _typeshed import (
 )
 from typing_extensions import disjoint_base
 
+from . import dns as dns
 from . import errno as errno
 from . import error as error
 from . import fs as fs
