@@ -1,0 +1,197 @@
+"""The end of child processes, which a loop hears of without a thread.
+
+Linux has a descriptor for a process, readable when it has ended; the loop's own
+poll watches it.  Where none is to be had, the loop asks after each SIGCHLD and now
+and then, the more so in a thread that gets no signals.  A child is waited for by
+its own number, so that nobody else loses one.  The loop keeps what waits; all of
+it belongs to the thread that runs the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from asyncio.log import logger
+
+from ._uv import UV_READABLE, Poll
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from types import FrameType
+
+    from .subprocesses import SubprocessLoop
+
+    _Popen = subprocess.Popen[bytes]
+
+# Seconds between two questions: they double, from the first up to the second, or
+# to the third where SIGCHLD tells.
+_FIRST, _LONGEST, _LONGEST_TOLD = 0.001, 0.05, 1.0
+
+
+def reap(proc: _Popen) -> bool:
+    """Whether the child has ended; if so proc.returncode says how.  Never waits."""
+    lock = proc._waitpid_lock  # type: ignore[attr-defined]
+    if not lock.acquire(blocking=False):
+        return False  # Another thread is in proc.wait() and will know.
+    try:
+        if proc.returncode is None:
+            try:
+                pid, status = os.waitpid(proc.pid, os.WNOHANG)
+            except ChildProcessError:
+                logger.warning(
+                    "child process pid %d exit status already read: "
+                    " will report returncode 255",
+                    proc.pid,
+                )
+                proc.returncode = 255
+            else:
+                if pid != 0:
+                    proc.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        lock.release()
+    return proc.returncode is not None
+
+
+class Child:
+    """One child that a loop waits for: calls exited(returncode) from the poll."""
+
+    __slots__ = ("_exited", "_fd", "_loop", "_poll", "proc")
+
+    def __init__(
+        self, loop: SubprocessLoop, proc: _Popen, exited: Callable[[int], object]
+    ) -> None:
+        self.proc = proc
+        self._loop = loop
+        self._exited = exited
+        self._fd = -1
+        self._poll: Poll | None = None
+        loop._children.add(self)
+        if not self._watch_descriptor():
+            loop._silent_children.add(self)
+
+    def _watch_descriptor(self) -> bool:
+        try:
+            self._fd = os.pidfd_open(self.proc.pid)
+        except (AttributeError, OSError):
+            return False  # An old kernel, a sandbox, no descriptor left.
+        try:
+            self._poll = Poll(self._loop.uv_loop, self._fd)
+            self._poll.start(UV_READABLE, self._on_readable)
+        except OSError:
+            self._close()
+            return False
+        return True
+
+    def _on_readable(self, poll: Poll, events: int | None, error: int | None) -> None:
+        if error is not None:
+            self._fd = -1  # Somebody has closed it: the number is not ours now.
+        if not self.check() and error is not None:
+            self._close()
+            self._loop._silent_children.add(self)
+
+    def check(self) -> bool:
+        """If the child has ended, tell, and wait no more."""
+        if not reap(self.proc):
+            return False
+        self.forget()
+        self._exited(self.proc.returncode)
+        return True
+
+    def forget(self) -> None:
+        """Wait no more."""
+        self._loop._children.discard(self)
+        self._loop._silent_children.discard(self)
+        self._close()
+
+    def _close(self) -> None:
+        if self._poll is not None:
+            self._poll.close()
+            self._poll = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _wake_up(sig: int, frame: FrameType | None) -> None:
+    """A handler, so that Python hears of the signal and ends a poll."""
+
+
+class SilentChildren:
+    """The children of a loop that have no descriptor."""
+
+    __slots__ = ("_children", "_delay", "_loop", "_ours", "_timer", "_told")
+
+    def __init__(self, loop: SubprocessLoop) -> None:
+        self._loop = loop
+        self._children: set[Child] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._delay = _FIRST
+        self._told = False  # Of SIGCHLD.
+        self._ours = False  # The handler of SIGCHLD.
+
+    def add(self, child: Child) -> None:
+        if not self._children:
+            self._listen()
+        self._children.add(child)
+        self._delay = _FIRST
+        self._ask_later()
+
+    def discard(self, child: Child) -> None:
+        if child in self._children:
+            self._children.discard(child)
+            if not self._children:
+                self._listen_no_more()
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        try:
+            if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
+                signal.signal(signal.SIGCHLD, _wake_up)
+                self._ours = True
+                signal.siginterrupt(signal.SIGCHLD, False)
+        except ValueError:
+            return  # A sub-interpreter: it gets no signals.
+        self._loop._set_signal_hook(self._on_signals)
+        self._told = True
+
+    def _listen_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._told:
+            self._told = False
+            if not self._loop.is_closed():
+                self._loop._set_signal_hook(None)
+        if self._ours:
+            self._ours = False
+            try:
+                if signal.getsignal(signal.SIGCHLD) is _wake_up:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            except ValueError:
+                pass  # The loop is closed by another thread.
+
+    def _on_signals(self, signums: bytes) -> None:
+        if signal.SIGCHLD in signums:
+            self._ask()
+
+    def _ask(self) -> None:
+        for child in list(self._children):
+            child.check()
+
+    def _ask_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self._delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._ask()
+        if self._children:
+            longest = _LONGEST_TOLD if self._told else _LONGEST
+            self._delay = min(2 * self._delay, longest)
+            self._ask_later()
