@@ -109,7 +109,8 @@ class Child:
 
     def _close(self) -> None:
         if self._poll is not None:
-            self._poll.close()
+            if not self._loop._forked:
+                self._poll.close()
             self._poll = None
         if self._fd >= 0:
             os.close(self._fd)
@@ -165,7 +166,7 @@ class SilentChildren:
             self._timer = None
         if self._told:
             self._told = False
-            if not self._loop.is_closed():
+            if not self._loop.is_closed() and not self._loop._forked:
                 self._loop._set_signal_hook(None)
         if self._ours:
             self._ours = False

@@ -71,7 +71,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
         )
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if self.is_closed():
+        if self.is_closed() or self._forked:
             return
         _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
         if not self.is_running():
@@ -122,8 +122,10 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
         try:
             self.run_forever()
         except BaseException:
-            if ours and task.done() and not task.cancelled():
-                task.exception()  # It is being raised: mark it as seen.
+            if (ours or self._forked) and task.done() and not task.cancelled():
+                exc = task.exception()  # It is being raised: mark it as seen.
+                if self._forked and isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                    raise exc from None  # The end of a child; could not tell us.
             raise
         finally:
             task.remove_done_callback(_stop_when_done)
@@ -147,7 +149,8 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
         executor = self._default_executor
         if executor is not None:
             self._default_executor = None
-            executor.shutdown(wait=False)
+            if not self._forked:  # Its threads are the parent's.
+                executor.shutdown(wait=False)
 
     # ---- debug mode ----
 

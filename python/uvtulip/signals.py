@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
+import os
 import signal
 import sys
 import warnings
+import weakref
 
 from .core import is_coroutine_like
 from .sockops import SocketLoop
@@ -42,6 +45,13 @@ def _install(
         if exc.errno == errno.EINVAL:
             raise RuntimeError(f"sig {sig} cannot be caught") from exc
         raise
+
+
+def _to_default(sig: int) -> None:
+    if sig == signal.SIGINT:
+        _install(sig, signal.default_int_handler)
+    else:
+        _install(sig, signal.SIG_DFL)
 
 
 class SignalLoop(SocketLoop):
@@ -75,6 +85,7 @@ class SignalLoop(SocketLoop):
         signal.siginterrupt(sig, False)
         if self._signal_handlers is None:
             self._signal_handlers = {}
+            _with_handlers.add(self)
         self._signal_handlers[sig] = handle
 
     def remove_signal_handler(self, sig: int) -> bool:
@@ -82,10 +93,7 @@ class SignalLoop(SocketLoop):
         _check_signal(sig)
         if not self._signal_handlers or self._signal_handlers.pop(sig, None) is None:
             return False
-        if sig == signal.SIGINT:
-            _install(sig, signal.default_int_handler)
-        else:
-            _install(sig, signal.SIG_DFL)
+        _to_default(sig)
         return True
 
     def _on_signal(self, sig: int, frame: FrameType | None) -> None:
@@ -118,3 +126,34 @@ class SignalLoop(SocketLoop):
             return
         for sig in list(self._signal_handlers):
             self.remove_signal_handler(sig)
+
+
+# ---- forked children ----
+
+_with_handlers: weakref.WeakSet[SignalLoop] = weakref.WeakSet()
+
+
+def _interrupts_runner(handler: object) -> bool:
+    """Whether it is what asyncio.Runner does at Ctrl-C, for a loop of ours."""
+    if not isinstance(handler, functools.partial):
+        return False
+    runner = getattr(handler.func, "__self__", None)
+    return isinstance(runner, asyncio.Runner) and isinstance(
+        getattr(runner, "_loop", None), SignalLoop
+    )
+
+
+def _after_fork() -> None:
+    """Signals of a child are its own: what would call into the parent's loop goes
+    back to the default."""
+    for loop in list(_with_handlers):
+        handlers, loop._signal_handlers = loop._signal_handlers or {}, None
+        for sig in handlers:
+            if getattr(signal.getsignal(sig), "__self__", None) is loop:
+                _to_default(sig)
+    _with_handlers.clear()
+    if _interrupts_runner(signal.getsignal(signal.SIGINT)):
+        _to_default(signal.SIGINT)
+
+
+os.register_at_fork(after_in_child=_after_fork)

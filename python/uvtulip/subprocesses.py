@@ -148,7 +148,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         return f"<{' '.join(info)}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if not self._closed:
+        if not self._closed and not (self._loop is not None and self._loop._forked):
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self.close()
 
@@ -198,6 +198,9 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         """
         if self._proc is None:
             raise ProcessLookupError()
+        assert self._loop is not None
+        if self._loop._forked:
+            self._loop._check_closed()  # Raises, and names the fork.
         # Once waited for, the number may be another process's.
         if self._proc.returncode is None:
             try:
@@ -218,6 +221,8 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         if self._closed:
             return
         self._closed = True
+        if self._loop is not None and self._loop._forked:
+            return  # The child process is the parent's, and so are the pipes.
         loop_is_open = self._loop is not None and not self._loop.is_closed()
         for pipe in self._pipes.values():
             if pipe is not None and pipe.pipe is not None and loop_is_open:

@@ -123,7 +123,7 @@ void
 tulip_stream_drained(TulipStream *self)
 {
     if (self->queued > 0 || self->sending != NULL
-        || (self->flags & TULIP_LOST)) {
+        || (self->flags & TULIP_LOST) || self->loop->forked) {
         return;
     }
     if (self->flags & TULIP_CLOSING) {

@@ -15,10 +15,39 @@
 
 /* ---- guards ---- */
 
+/* The child has closed its parent's loop, too. */
+static bool
+is_really_closed(const TulipLoop *self)
+{
+    return self->closed && (!self->forked || self->uv == NULL);
+}
+
+/* What ends the child, such as sys.exit(), is not to be replaced by what its
+ * parent's clean-up meets on the way. */
+bool
+tulip_loop_refuse_child(void)
+{
+    PyObject *handled = PyErr_GetHandledException();
+    if (handled != NULL
+        && (PyErr_GivenExceptionMatches(handled, PyExc_SystemExit)
+            || PyErr_GivenExceptionMatches(handled, PyExc_KeyboardInterrupt))) {
+        PyErr_SetRaisedException(handled);
+        return false;
+    }
+    Py_XDECREF(handled);
+    PyErr_SetString(PyExc_RuntimeError,
+                    "This event loop belongs to the parent process: after a "
+                    "fork() the child has to make its own");
+    return false;
+}
+
 bool
 tulip_loop_check_open(TulipLoop *self)
 {
     if (self->closed) {
+        if (!is_really_closed(self)) {
+            return tulip_loop_refuse_child();
+        }
         PyErr_SetString(PyExc_RuntimeError,
                         self->uv_loop != NULL
                         ? "Event loop is closed"
@@ -267,10 +296,12 @@ loop_close(TulipLoop *self, PyObject *Py_UNUSED(ignored))
                         "Cannot close a running event loop");
         return NULL;
     }
-    if (self->closed) {
+    if (is_really_closed(self)) {
         Py_RETURN_NONE;
     }
-    tulip_flush_dirty(self);
+    if (!self->forked) {
+        tulip_flush_dirty(self);
+    }
     tulip_loop_set_closed(self);
     drop_work(self);
     rc = self->st->uv->loop_close(self->uv_loop);
@@ -342,7 +373,7 @@ PyDoc_STRVAR(is_closed_doc,
 static PyObject *
 loop_is_closed(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->closed);
+    return PyBool_FromLong(is_really_closed(self));
 }
 
 PyDoc_STRVAR(get_debug_doc,
@@ -414,12 +445,20 @@ loop_get_clock_resolution(TulipLoop *Py_UNUSED(self), void *Py_UNUSED(closure))
     return PyFloat_FromDouble(1e-9);
 }
 
+static PyObject *
+loop_get_forked(TulipLoop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->forked);
+}
+
 static PyGetSetDef loop_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_ready", (getter)loop_get_ready, NULL,
      "A list of the handles that are ready to be called.", NULL},
     {"_thread_id", (getter)loop_get_thread_id, NULL,
      "The thread that runs the loop, or None.", NULL},
+    {"_forked", (getter)loop_get_forked, NULL,
+     "True in a forked child of the process that made the loop.", NULL},
     {"_debug", (getter)loop_get_debug_attribute, NULL,
      "True in debug mode.", NULL},
     {"_clock_resolution", (getter)loop_get_clock_resolution, NULL,

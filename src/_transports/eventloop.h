@@ -23,6 +23,7 @@ typedef struct TulipLoop {
     int free_count;
     bool stopping;
     bool closed;
+    bool forked;                    /* it is the parent process's; so closed */
     bool debug;
     bool polling;                   /* the poll may block right now */
     bool due;                       /* the deadline fired in this turn */
@@ -62,8 +63,12 @@ typedef struct TulipLoop {
 
 /* ---- eventloop.c ---- */
 
-/* Raises RuntimeError("Event loop is closed") and returns false. */
+/* Raises RuntimeError("Event loop is closed") and returns false; names the fork
+ * when it is only that. */
 UVT_CHECKED bool tulip_loop_check_open(TulipLoop *self);
+/* Raises RuntimeError that names the fork, or again the SystemExit or
+ * KeyboardInterrupt that is being handled; returns false. */
+UVT_CHECKED bool tulip_loop_refuse_child(void);
 /* In debug mode: RuntimeError when called from another thread than the one
  * that runs the loop. */
 UVT_CHECKED bool tulip_loop_check_thread(TulipLoop *self);
@@ -226,6 +231,14 @@ void tulip_set_waiter(TulipLoop *loop, PyObject *transport, PyObject *protocol,
                       PyObject *waiter);
 
 /* ---- on the hot path ---- */
+
+/* False with RuntimeError in a forked child, whose transports are the parent's:
+ * what is sent or shut down there, is so for both. */
+UVT_CHECKED static inline bool
+tulip_loop_check_fork(const TulipLoop *self)
+{
+    return !self->forked || tulip_loop_refuse_child();
+}
 
 UVT_CHECKED static inline bool
 tulip_loop_check_call(TulipLoop *self, const char *method, PyObject *callable,

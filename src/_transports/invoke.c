@@ -116,8 +116,9 @@ report(TulipCallback *self)
     int rc = -1;
 
     if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)
-        || PyErr_ExceptionMatches(PyExc_SystemExit)) {
-        return -1;
+        || PyErr_ExceptionMatches(PyExc_SystemExit)
+        || (self->loop->forked && PyErr_ExceptionMatches(PyExc_RuntimeError))) {
+        return -1;      /* the last is, most likely, the one that names the fork */
     }
     exc = PyErr_GetRaisedException();
     message = describe(self);
@@ -224,8 +225,8 @@ tulip_loop_run_ready(TulipLoop *self, size_t count)
                              : tulip_callback_run(handle);
         }
         release(handle);
-        if (self->raised != NULL) {
-            break;      /* of a C function */
+        if (self->raised != NULL || self->forked) {
+            break;      /* of a C function; or this is a child's copy */
         }
     }
     if (tulip_loop_has_unsent(self)) {

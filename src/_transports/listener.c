@@ -248,7 +248,8 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
         return;
     }
     /* Whatever serve() calls may stop the server. */
-    for (int i = 0; i < ACCEPT_BATCH && self->serving && listener->fd >= 0; i++) {
+    for (int i = 0; i < ACCEPT_BATCH && self->serving && listener->fd >= 0
+                    && !self->loop->forked; i++) {
         struct sockaddr_storage peer;
         socklen_t len = sizeof(peer);
         int fd = accept_one(listener->fd, (struct sockaddr *)&peer, &len);

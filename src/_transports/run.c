@@ -106,6 +106,10 @@ poll(TulipLoop *self, uv_run_mode mode)
             PyErr_SetRaisedException(exc);
         }
     }
+    if (self->forked && self->raised != NULL) {
+        PyErr_Clear();      /* goes before the error that names the fork */
+        rc = 0;
+    }
     return rc < 0 ? -1 : raise_kept(self);
 }
 
@@ -118,7 +122,8 @@ has_ready(const TulipLoop *self)
 static int
 run_first(TulipLoop *self, size_t count)
 {
-    return tulip_loop_run_ready(self, count) < 0 ? -1 : raise_kept(self);
+    return tulip_loop_run_ready(self, count) < 0 || raise_kept(self) < 0
+        || !tulip_loop_check_fork(self) ? -1 : 0;
 }
 
 /* Calls what is ready, and some of what becomes ready by that.  Returns the

@@ -46,7 +46,8 @@ void
 tulip_stream_update_reading(TulipStream *self)
 {
     bool reads = (self->flags & TULIP_READING) != 0, want;
-    if (self->uv == NULL || (self->flags & TULIP_IN_ALLOC)) {
+    if (self->uv == NULL || (self->flags & TULIP_IN_ALLOC)
+        || self->loop->forked) {
         return;
     }
     want = wants_reading(self);

@@ -15,12 +15,18 @@ bool
 tulip_stream_on_thread(const TulipStream *self)
 {
     unsigned long running = self->loop->thread_id;
+    if (self->loop->forked) {
+        return false;
+    }
     return running == 0 || running == PyThread_get_thread_ident();
 }
 
 bool
 tulip_stream_check_thread(TulipStream *self)
 {
+    if (!tulip_loop_check_fork(self->loop)) {
+        return false;
+    }
     if (!tulip_stream_on_thread(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Non-thread-safe operation invoked on a transport of a "
@@ -336,8 +342,9 @@ tulip_stream_finalize(TulipStream *self)
         return;
     }
     raised = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning((PyObject *)self, 1, "unclosed transport %R",
-                              (PyObject *)self) < 0) {
+    if (!self->loop->forked
+        && PyErr_ResourceWarning((PyObject *)self, 1, "unclosed transport %R",
+                                 (PyObject *)self) < 0) {
         /* An error when warnings are errors; there is nobody to raise it to. */
         PyErr_WriteUnraisable((PyObject *)self);
     }

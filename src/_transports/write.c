@@ -157,7 +157,7 @@ stream_write(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
         }
         Py_RETURN_NONE;
     }
-    rc = write_piece(self, data);
+    rc = tulip_loop_check_fork(self->loop) ? write_piece(self, data) : -1;
     if (rc < 0) {
         return NULL;
     }
@@ -249,7 +249,7 @@ stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (!(self->flags & (TULIP_EOF_SENT | TULIP_LOST))) {
-        rc = writelines(self, list);
+        rc = tulip_loop_check_fork(self->loop) ? writelines(self, list) : -1;
         if (rc > 0) {
             tulip_queue_done(self);
         }

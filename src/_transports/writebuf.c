@@ -394,7 +394,7 @@ static void
 flush_queue(TulipStream *self)
 {
     int rc;
-    if (self->queued == 0 || self->sending != NULL) {
+    if (self->queued == 0 || self->sending != NULL || self->loop->forked) {
         return;
     }
     if (self->uv == NULL || (self->flags & TULIP_LOST)) {

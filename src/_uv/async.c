@@ -8,6 +8,7 @@
  * which attaches first.
  */
 #include "args.h"
+#include "fork.h"
 #include "handle.h"
 #include "loop.h"
 
@@ -89,6 +90,10 @@ async_send(UvtHandle *self, PyObject *Py_UNUSED(ignored))
     if (self->box == NULL || uv_is_closing(&self->box->uv.handle)) {
         PyErr_SetString(self->st->exc[UVT_EXC_CLOSED],
                         "Async.send(): the handle is closed");
+        return NULL;
+    }
+    if (((const UvtCore *)self->box->uv.handle.loop->data)->forked) {
+        uvt_fork_raise();
         return NULL;
     }
     rc = uv_async_send(&self->box->uv.async);

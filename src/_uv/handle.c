@@ -77,6 +77,9 @@ uvt_on_closed(uv_handle_t *uv)
     UvtHandle *self = box->owner;
     PyObject *callback;
 
+    if (core->forked) {
+        return;
+    }
     if (core->owner != NULL) {
         uvt_loop_attach(core->owner);
     }
@@ -127,7 +130,8 @@ uvt_handle_close(UvtHandle *self)
 void
 uvt_box_close(UvtBox *box)
 {
-    if (box_is_closing(box)) {
+    const UvtCore *core = box->uv.handle.loop->data;
+    if (box_is_closing(box) || core->forked) {
         return;
     }
     if (box->uv.handle.type == UV_TTY) {

@@ -23,6 +23,7 @@ typedef struct UvtBox {
     struct UvtHandle *owner;        /* borrowed; NULL: the object is gone */
     unsigned pins;                  /* writes under way that send the handle */
     bool closed;                    /* freed with the last pin */
+    int hidden_fd;                  /* in a forked child (fork.c); plus 1 */
     union {                         /* only as large as its type needs */
         uv_handle_t handle;
         uv_stream_t stream;

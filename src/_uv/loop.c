@@ -10,10 +10,13 @@
 #include "loop.h"
 #include "args.h"
 #include "errors.h"
+#include "fork.h"
 #include "handle.h"
 #include "random.h"
 #include "task.h"
 #include "work.h"
+
+#include <unistd.h>
 
 /* ---- guards ---- */
 
@@ -30,6 +33,10 @@ uvt_loop_check(UvtLoop *self)
     }
     if (self->thread_id != 0
         && self->thread_id != PyThread_get_thread_ident()) {
+        if (self->core->forked) {
+            uvt_fork_raise();
+            return false;
+        }
         PyErr_SetString(PyExc_RuntimeError,
                         "the loop runs in another thread: only Async.send() "
                         "may be called from here");
@@ -95,9 +102,11 @@ loop_init(UvtLoop *self, PyObject *args, PyObject *kwds)
     }
     core->uv.data = core;
     core->owner = self;
+    core->pid = getpid();
     uvt_loop_watch_polls(core);
     self->core = core;
     self->graves = uvt_graves_use(self->st->graves);
+    uvt_fork_join(self);
     self->initialised = true;
     return 0;
 }
@@ -124,8 +133,8 @@ loop_traverse(UvtLoop *self, visitproc visit, void *arg)
 
 /* Lets go of every held handle.  Dropping one can run any code, so the walk
  * starts again after each. */
-static void
-loop_release_handles(UvtLoop *self)
+void
+uvt_loop_release_handles(UvtLoop *self)
 {
     UvtBox *box = self->core != NULL ? self->core->boxes : NULL;
     while (box != NULL) {
@@ -147,8 +156,8 @@ loop_clear(UvtLoop *self)
     Py_CLEAR(self->hooks_owner);
     Py_CLEAR(self->raised);
     Py_CLEAR(self->dict);
-    loop_release_handles(self);
-    if (self->core != NULL) {
+    uvt_loop_release_handles(self);
+    if (self->core != NULL && !self->core->forked) {
         uvt_jobs_release(self->core);
     }
     return 0;
@@ -184,7 +193,9 @@ loop_default_loop(PyObject *cls, PyObject *Py_UNUSED(ignored))
     if (st == NULL) {
         return NULL;
     }
-    if (st->default_loop == NULL) {
+    if (st->default_loop == NULL
+        || (((UvtLoop *)st->default_loop)->core != NULL
+            && uvt_fork_is_child((UvtLoop *)st->default_loop))) {
         PyObject *loop = PyObject_CallNoArgs(cls);
         if (loop == NULL) {
             return NULL;
@@ -395,7 +406,8 @@ loop_get_closed(UvtLoop *self, void *Py_UNUSED(closure))
 static PyObject *
 loop_get_running(UvtLoop *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->thread_id != 0);
+    return PyBool_FromLong(self->core != NULL && self->core->forked
+                           ? self->running_in_child : self->thread_id != 0);
 }
 
 static size_t
@@ -418,8 +430,8 @@ loop_repr(UvtLoop *self)
     }
     return PyUnicode_FromFormat(
         "<%s %s handles=%zu at %p>", Py_TYPE(self)->tp_name,
-        self->thread_id != 0 ? "running" : "idle", count_handles(self->core),
-        self);
+        self->core->forked ? "forked" : self->thread_id != 0 ? "running" : "idle",
+        count_handles(self->core), self);
 }
 
 PyDoc_STRVAR(close_doc,

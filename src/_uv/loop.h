@@ -20,6 +20,8 @@ typedef struct UvtCore {
     struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
     struct UvtCore *next_grave;     /* in the list of graves */
     bool orphans;       /* a box lost its object where it could not be closed */
+    bool forked;        /* it is the parent process's: libuv may not be called */
+    pid_t pid;          /* of the process that made it */
 } UvtCore;
 
 /* Cores without an object that a pool thread still uses.  Counted, one use for
@@ -38,6 +40,8 @@ typedef struct UvtLoop {
     PyThreadState *detached;        /* set while the poll runs without us */
     unsigned long thread_id;        /* of the running thread; 0: not running */
     uv_run_mode mode;               /* of the turn that runs */
+    bool in_poll;                   /* inside of uv_run */
+    bool running_in_child;          /* a fork happened inside of this run */
     char *slab;                     /* where streams and sockets read to */
     bool slab_lent;
     bool initialised;
@@ -47,6 +51,7 @@ typedef struct UvtLoop {
     PyObject *raised;               /* KeyboardInterrupt, ...: run raises it */
     const UvtLoopHooks *hooks;      /* of a C consumer, or NULL */
     PyObject *hooks_owner;          /* strong, with hooks */
+    struct UvtLoop *prev, *next;    /* the module's open loops (fork.c) */
     PyObject *dict;
     PyObject *weakrefs;
 } UvtLoop;
@@ -94,6 +99,8 @@ UvtGraves *uvt_graves_use(UvtGraves *self);
 void uvt_graves_drop(UvtGraves *self);
 /* Frees those that no pool thread uses any more. */
 void uvt_graves_reap(UvtGraves *self);
+/* Lets go of every held handle. */
+void uvt_loop_release_handles(UvtLoop *self);
 
 /* Starts the handle that calls on_before_poll, on a fresh loop. */
 void uvt_loop_watch_polls(UvtCore *core);
@@ -141,6 +148,8 @@ bool uvt_guard_can_watch(const UvtCore *core, int fd);
 UVT_CHECKED int uvt_wakeup_start(UvtLoop *self);
 void uvt_wakeup_stop(UvtLoop *self);
 void uvt_wakeup_free(UvtLoop *self);
+/* In a forked child: Python's wake-up descriptor is no longer the parent's. */
+void uvt_wakeup_forked(UvtLoop *self);
 /* When the watcher is the wake-up's: somebody closed its descriptor.  Gives it
  * up, the next run makes another, and returns true. */
 bool uvt_wakeup_lost(UvtLoop *self, const uv__io_t *watcher);

@@ -3,6 +3,7 @@
  * the loop.
  */
 #include "errors.h"
+#include "fork.h"
 #include "handle.h"
 #include "loop.h"
 #include "process.h"
@@ -110,9 +111,15 @@ uvt_loop_free_core(UvtLoop *self)
     if (core == NULL) {
         return;
     }
+    uvt_fork_leave(self);
     uvt_wakeup_free(self);
     self->core = NULL;
-    core_free(self->graves, core);
+    if (core->forked) {
+        uvt_fork_abandon(core);
+    }
+    else {
+        core_free(self->graves, core);
+    }
     PyMem_RawFree(self->slab);
     self->slab = NULL;
 }
@@ -137,6 +144,22 @@ run_close_callbacks(UvtLoop *self)
                                                                          : 0;
     }
     return rc;
+}
+
+/* The child's end of the parent's loop: nobody is called. */
+static int
+close_in_child(UvtLoop *self)
+{
+    if (self->running_in_child) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Loop.close(): the loop is running");
+        return -1;
+    }
+    uvt_loop_release_handles(self);
+    uvt_loop_free_core(self);
+    self->hooks = NULL;
+    Py_CLEAR(self->hooks_owner);
+    return 0;
 }
 
 static int
@@ -177,6 +200,9 @@ uvt_loop_close(UvtLoop *self)
     if (self->core == NULL && self->initialised) {
         return 0;
     }
+    if (self->core != NULL && uvt_fork_is_child(self)) {
+        return close_in_child(self);
+    }
     if (check_close(self) < 0) {
         return -1;
     }
@@ -197,6 +223,9 @@ uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->core == NULL && self->initialised) {
         Py_RETURN_NONE;
+    }
+    if (self->core != NULL && uvt_fork_is_child(self)) {
+        return close_in_child(self) < 0 ? NULL : Py_NewRef(Py_None);
     }
     if (check_close(self) < 0) {
         return NULL;

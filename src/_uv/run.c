@@ -5,6 +5,7 @@
  */
 #include "args.h"
 #include "errors.h"
+#include "fork.h"
 #include "handle.h"
 #include "loop.h"
 
@@ -75,6 +76,9 @@ uvt_loop_watch_polls(UvtCore *core)
 int
 uvt_loop_run_begin(UvtLoop *self)
 {
+    if (self->core != NULL) {
+        (void)uvt_fork_is_child(self);
+    }
     if (!uvt_loop_check(self)) {
         return -1;
     }
@@ -95,13 +99,20 @@ int
 uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
 {
     int alive;
+    UvtCore *core = self->core;
     self->mode = mode;
-    alive = uv_run(&self->core->uv, mode);
+    self->in_poll = true;
+    alive = uv_run(&core->uv, mode);
+    self->in_poll = false;
     uvt_loop_attach(self);
     if (self->raised != NULL) {
         PyObject *raised = self->raised;
         self->raised = NULL;
         PyErr_SetRaisedException(raised);
+        return -1;
+    }
+    if (core->forked) {
+        uvt_fork_raise();
         return -1;
     }
     return alive != 0;
@@ -110,6 +121,10 @@ uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
 void
 uvt_loop_run_end(UvtLoop *self)
 {
+    if (self->running_in_child) {
+        self->running_in_child = false;
+        return;
+    }
     uvt_wakeup_stop(self);
     self->thread_id = 0;
 }

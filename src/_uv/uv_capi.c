@@ -216,6 +216,15 @@ stop(UvtHandle *self)
     }
 }
 
+/* A handle that libuv may be called on: a client may ask on a closed one. */
+static bool
+is_open(PyObject *handle)
+{
+    UvtHandle *self = (UvtHandle *)handle;
+    return self->box != NULL && !uv_is_closing(&self->box->uv.handle)
+        && !((UvtCore *)self->box->uv.handle.loop->data)->forked;
+}
+
 static void
 capi_release(PyObject *obj)
 {
@@ -225,7 +234,7 @@ capi_release(PyObject *obj)
         return;
     }
     Py_INCREF(self);
-    if (self->box != NULL && !uv_is_closing(&self->box->uv.handle)) {
+    if (is_open(obj)) {
         stop(self);
     }
     self->consumer = NULL;
@@ -239,14 +248,6 @@ static void
 capi_close(PyObject *handle)
 {
     uvt_handle_close((UvtHandle *)handle);
-}
-
-/* A handle that libuv may be called on: a client may ask on a closed one. */
-static bool
-is_open(PyObject *handle)
-{
-    UvtHandle *self = (UvtHandle *)handle;
-    return self->box != NULL && !uv_is_closing(&self->box->uv.handle);
 }
 
 static int

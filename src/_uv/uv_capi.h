@@ -74,6 +74,10 @@ typedef struct UvtLoopHooks {
      * is the handle, or NULL.  Not called for KeyboardInterrupt, SystemExit and
      * other exceptions that are no Exception: those leave turn(). */
     void (*unhandled)(PyObject *owner, PyObject *what);
+    /* This process is a forked child of the one that the loop belongs to.  The
+     * loop's functions raise or do nothing from now on, and no event comes; the
+     * client calls libuv no more. */
+    void (*forked)(PyObject *owner);
 } UvtLoopHooks;
 
 typedef struct UvtCAPI {

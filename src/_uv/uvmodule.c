@@ -2,6 +2,7 @@
  * define.  Initialised in two phases, so that each interpreter has its own.
  */
 #include "uvmodule.h"
+#include "fork.h"
 #include "loop.h"
 #include "pool.h"
 #include "process.h"
@@ -101,6 +102,7 @@ module_exec(PyObject *module)
         || uvt_thread_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
         || PyModule_AddFunctions(module, uvt_process_functions) < 0
+        || uvt_fork_setup(module) < 0
         || uvt_capi_setup(module, st) < 0) {
         return -1;
     }

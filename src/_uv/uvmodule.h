@@ -89,6 +89,7 @@ typedef struct UvtState {
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
     struct UvtGraves *graves;       /* counted; see loop.h */
     bool stat_float_times;          /* fs.stat_float_times() */
+    struct UvtLoop *loops;          /* the open ones (fork.c); borrowed */
     PyObject *default_loop;         /* what Loop.default_loop() made, or NULL */
     PyObject *set_wakeup_fd;        /* signal.set_wakeup_fd */
     PyObject *main_thread;          /* threading.main_thread */

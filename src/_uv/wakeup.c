@@ -6,6 +6,7 @@
  * All functions run on the loop's thread.
  */
 #include "errors.h"
+#include "fork.h"
 #include "handle.h"
 #include "loop.h"
 #include <errno.h>
@@ -172,18 +173,13 @@ uvt_wakeup_start(UvtLoop *self)
     return 0;
 }
 
-void
-uvt_wakeup_stop(UvtLoop *self)
+/* Puts the former descriptor back and returns it; -1 when there was none. */
+static int
+give_back(UvtLoop *self)
 {
     UvtWakeup *wakeup = self->wakeup;
-    PyObject *raised;
-    int replaced, previous;
+    int replaced, previous = wakeup->previous;
 
-    if (wakeup == NULL || !wakeup->active) {
-        return;
-    }
-    previous = wakeup->previous;
-    raised = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
     wakeup->active = false;
     wakeup->previous = -1;
     replaced = set_wakeup_fd(self->st, previous);
@@ -200,6 +196,21 @@ uvt_wakeup_stop(UvtLoop *self)
     if (replaced == -2) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
+    return previous;
+}
+
+void
+uvt_wakeup_stop(UvtLoop *self)
+{
+    UvtWakeup *wakeup = self->wakeup;
+    PyObject *raised;
+    int previous;
+
+    if (wakeup == NULL || !wakeup->active) {
+        return;
+    }
+    raised = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
+    previous = give_back(self);
     /* A signal may have stopped the run before there was a poll. */
     deliver(self, wakeup, previous);
     if (raised != NULL) {
@@ -207,12 +218,28 @@ uvt_wakeup_stop(UvtLoop *self)
     }
 }
 
+/* The socket pair is the parent's too: what comes in is his. */
+void
+uvt_wakeup_forked(UvtLoop *self)
+{
+    if (self->wakeup != NULL && self->wakeup->active) {
+        (void)give_back(self);
+    }
+}
+
 void
 uvt_wakeup_free(UvtLoop *self)
 {
     UvtWakeup *wakeup = self->wakeup;
-    if (wakeup != NULL) {
-        self->wakeup = NULL;
+    if (wakeup == NULL) {
+        return;
+    }
+    self->wakeup = NULL;
+    if (self->core->forked) {
+        uvt_fork_close(wakeup->fds[0], S_IFSOCK);
+        uvt_fork_close(wakeup->fds[1], S_IFSOCK);
+    }
+    else {
         uv_close((uv_handle_t *)&wakeup->poll, on_wakeup_closed);
     }
 }

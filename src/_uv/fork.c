@@ -1,0 +1,232 @@
+/* Loops in a forked child.  They are the parent's: the two processes share one
+ * epoll, one set of sockets, one position in each stream.  So from the fork on
+ * libuv is not called for them any more, every use raises RuntimeError, and what
+ * is left of a run that the fork happened in does nothing.  All functions run
+ * attached; the module's state has a list of its open loops, which they join and
+ * leave.
+ *
+ * The memory of such a loop is given up, not freed: libuv's own structures may
+ * be in any state, and pages that nobody writes to stay shared.
+ */
+#include "fork.h"
+#include "handle.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+/* ---- the list ---- */
+
+void
+uvt_fork_join(UvtLoop *loop)
+{
+    UvtState *st = loop->st;
+    loop->prev = NULL;
+    loop->next = st->loops;
+    if (loop->next != NULL) {
+        loop->next->prev = loop;
+    }
+    st->loops = loop;
+}
+
+void
+uvt_fork_leave(UvtLoop *loop)
+{
+    if (loop->prev != NULL) {
+        loop->prev->next = loop->next;
+    }
+    else {
+        loop->st->loops = loop->next;
+    }
+    if (loop->next != NULL) {
+        loop->next->prev = loop->prev;
+    }
+    loop->prev = loop->next = NULL;
+}
+
+/* ---- a fork inside of uv_run ---- */
+
+/* Where the handle's own descriptor is written down; NULL: it has none. */
+static int *
+fd_of(UvtBox *box)
+{
+    switch (box->uv.handle.type) {
+    case UV_TCP:
+    case UV_NAMED_PIPE:
+    case UV_TTY:
+        return &box->uv.stream.io_watcher.fd;
+    case UV_UDP:
+        return &box->uv.udp.io_watcher.fd;
+    default:
+        return NULL;
+    }
+}
+
+/* What libuv still does for the handle whose callback has forked ends when it
+ * has no descriptor: it would accept, read or write in the child. */
+static void
+hide_fd(UvtBox *box)
+{
+    int *fd = fd_of(box);
+    if (fd != NULL && *fd >= 0) {
+        box->hidden_fd = *fd + 1;
+        *fd = -1;
+    }
+}
+
+/* An epoll of the child's own, under the same number. */
+static void
+replace_epoll(uv_loop_t *uv)
+{
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    if (fd < 0) {
+        /* No number is left: use that one. */
+        (void)close(uv->backend_fd);
+        fd = epoll_create1(EPOLL_CLOEXEC);
+    }
+    if (fd >= 0 && fd != uv->backend_fd) {
+        (void)dup3(fd, uv->backend_fd, O_CLOEXEC);
+        (void)close(fd);
+    }
+}
+
+/* The call of uv_run that the fork happened in goes on in the child, until it
+ * returns to uvt_loop_turn: it is to find no watcher, nothing to register, and a
+ * loop that was stopped. */
+static void
+end_turn(UvtCore *core)
+{
+    uv_loop_t *uv = &core->uv;
+    void **queue = (void **)&uv->watcher_queue;
+    replace_epoll(uv);
+    for (unsigned i = 0; i < uv->nwatchers; i++) {
+        uv->watchers[i] = NULL;
+    }
+    queue[0] = queue[1] = queue;
+    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        hide_fd(box);
+    }
+    uv_stop(uv);
+}
+
+/* ---- the fork ---- */
+
+static void
+become_child(UvtLoop *loop)
+{
+    UvtCore *core = loop->core;
+    bool here = loop->thread_id == PyThread_get_thread_ident();
+
+    core->forked = true;
+    core->owner = NULL;         /* no callback comes through any more */
+    /* What this thread was running comes back to an end of the run. */
+    loop->running_in_child = here && loop->thread_id != 0;
+    loop->thread_id = PYTHREAD_INVALID_THREAD_ID;
+    loop->detached = NULL;
+    if (loop->in_poll && here) {
+        end_turn(core);
+    }
+    uvt_wakeup_forked(loop);
+    if (loop->hooks != NULL && loop->hooks->forked != NULL) {
+        loop->hooks->forked(loop->hooks_owner);
+    }
+}
+
+bool
+uvt_fork_is_child(UvtLoop *loop)
+{
+    UvtCore *core = loop->core;
+    if (!core->forked && core->pid != getpid()) {
+        become_child(loop);
+    }
+    return core->forked;
+}
+
+void
+uvt_fork_raise(void)
+{
+    PyErr_SetString(PyExc_RuntimeError,
+                    "the loop belongs to the parent process: after a fork() the "
+                    "child has to make its own");
+}
+
+static PyObject *
+after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    UvtState *st = uvt_state(module);
+    UvtLoop *loop = st->loops, *next;
+    st->graves->first = NULL;
+    Py_XINCREF(loop);
+    while (loop != NULL) {
+        (void)uvt_fork_is_child(loop);
+        next = (UvtLoop *)Py_XNewRef(loop->next);
+        Py_DECREF(loop);
+        loop = next;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef after_fork_def = {
+    "_after_fork", after_fork, METH_NOARGS,
+    "_after_fork($module, /)\n--\n\nGive up the parent's loops in a child.",
+};
+
+int
+uvt_fork_setup(PyObject *module)
+{
+    PyObject *os = PyImport_ImportModule("os"), *function, *result = NULL;
+    PyObject *call = NULL, *args = NULL, *kwds = NULL;
+    if (os == NULL) {
+        return -1;
+    }
+    function = PyCFunction_New(&after_fork_def, module);
+    call = PyObject_GetAttrString(os, "register_at_fork");
+    args = PyTuple_New(0);
+    kwds = function != NULL
+        ? Py_BuildValue("{s:O}", "after_in_child", function) : NULL;
+    if (call != NULL && args != NULL && kwds != NULL) {
+        result = PyObject_Call(call, args, kwds);
+    }
+    Py_XDECREF(kwds);
+    Py_XDECREF(args);
+    Py_XDECREF(call);
+    Py_XDECREF(function);
+    Py_DECREF(os);
+    Py_XDECREF(result);
+    return result != NULL ? 0 : -1;
+}
+
+/* ---- the end ---- */
+
+void
+uvt_fork_close(int fd, mode_t kind)
+{
+    struct stat st;
+    if (fd >= 0 && fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == kind) {
+        (void)close(fd);
+    }
+}
+
+void
+uvt_fork_abandon(UvtCore *core)
+{
+    uv_loop_t *uv = &core->uv;
+    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        const int *fd = fd_of(box);
+        int own = box->hidden_fd > 0 ? box->hidden_fd - 1
+                : fd != NULL ? *fd : -1;
+        uvt_fork_close(own, box->uv.handle.type == UV_TTY ? S_IFCHR : S_IFSOCK);
+        if (box->uv.handle.type == UV_NAMED_PIPE) {
+            uvt_fork_close(own, S_IFIFO);
+        }
+        if (box->owner != NULL) {
+            box->owner->box = NULL;
+            box->owner = NULL;
+        }
+    }
+    uvt_fork_close(uv->backend_fd, 0);            /* no kind: epoll, eventfd */
+    uvt_fork_close(uv->async_io_watcher.fd, 0);
+    uvt_fork_close(uv->signal_pipefd[0], S_IFIFO);
+    uvt_fork_close(uv->signal_pipefd[1], S_IFIFO);
+    uvt_fork_close(uv->emfile_fd, S_IFCHR);
+    uvt_fork_close(uv->inotify_fd, 0);
+}
