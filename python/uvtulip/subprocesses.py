@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import IO, Any, TypeVar
 
-    _P = TypeVar("_P", bound=asyncio.SubprocessProtocol)
+    _P = TypeVar("_P", bound=asyncio.BaseProtocol)
     _Args = str | bytes | tuple[Any, ...]
     _Connect = Callable[[Callable[[], asyncio.BaseProtocol], Any], Awaitable[object]]
 
@@ -82,7 +82,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
     def __init__(
         self,
         loop: SubprocessLoop,
-        protocol: asyncio.SubprocessProtocol,
+        protocol: Any,
         args: _Args,
         shell: bool,
         stdin: Any,
@@ -346,7 +346,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
             waiters, self._exit_waiters = self._exit_waiters, []
             for waiter in waiters:
                 if not waiter.done():
-                    waiter.set_result(self._returncode)
+                    waiter.set_result(self._returncode)  # type: ignore[arg-type]
             self._loop = self._proc = self._protocol = None
 
 

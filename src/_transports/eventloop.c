@@ -22,25 +22,6 @@ is_really_closed(const TulipLoop *self)
     return self->closed && (!self->forked || self->uv == NULL);
 }
 
-/* What ends the child, such as sys.exit(), is not to be replaced by what its
- * parent's clean-up meets on the way. */
-bool
-tulip_loop_refuse_child(void)
-{
-    PyObject *handled = PyErr_GetHandledException();
-    if (handled != NULL
-        && (PyErr_GivenExceptionMatches(handled, PyExc_SystemExit)
-            || PyErr_GivenExceptionMatches(handled, PyExc_KeyboardInterrupt))) {
-        PyErr_SetRaisedException(handled);
-        return false;
-    }
-    Py_XDECREF(handled);
-    PyErr_SetString(PyExc_RuntimeError,
-                    "This event loop belongs to the parent process: after a "
-                    "fork() the child has to make its own");
-    return false;
-}
-
 bool
 tulip_loop_check_open(TulipLoop *self)
 {
@@ -445,20 +426,12 @@ loop_get_clock_resolution(TulipLoop *Py_UNUSED(self), void *Py_UNUSED(closure))
     return PyFloat_FromDouble(1e-9);
 }
 
-static PyObject *
-loop_get_forked(TulipLoop *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(self->forked);
-}
-
 static PyGetSetDef loop_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_ready", (getter)loop_get_ready, NULL,
      "A list of the handles that are ready to be called.", NULL},
     {"_thread_id", (getter)loop_get_thread_id, NULL,
      "The thread that runs the loop, or None.", NULL},
-    {"_forked", (getter)loop_get_forked, NULL,
-     "True in a forked child of the process that made the loop.", NULL},
     {"_debug", (getter)loop_get_debug_attribute, NULL,
      "True in debug mode.", NULL},
     {"_clock_resolution", (getter)loop_get_clock_resolution, NULL,
@@ -467,6 +440,8 @@ static PyGetSetDef loop_getset[] = {
 };
 
 static PyMemberDef loop_members[] = {
+    {"_forked", T_BOOL, offsetof(TulipLoop, forked), READONLY,
+     "True in a forked child of the process that made the loop."},
     {"slow_callback_duration", T_DOUBLE,
      offsetof(TulipLoop, slow_callback_duration), 0,
      "In debug mode, callbacks that take as many seconds are logged."},

@@ -66,9 +66,6 @@ typedef struct TulipLoop {
 /* Raises RuntimeError("Event loop is closed") and returns false; names the fork
  * when it is only that. */
 UVT_CHECKED bool tulip_loop_check_open(TulipLoop *self);
-/* Raises RuntimeError that names the fork, or again the SystemExit or
- * KeyboardInterrupt that is being handled; returns false. */
-UVT_CHECKED bool tulip_loop_refuse_child(void);
 /* In debug mode: RuntimeError when called from another thread than the one
  * that runs the loop. */
 UVT_CHECKED bool tulip_loop_check_thread(TulipLoop *self);
@@ -139,6 +136,14 @@ PyObject *tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args,
                                 Py_ssize_t nargs, PyObject *kwnames);
+
+/* ---- fork.c ---- */
+
+/* Raises RuntimeError that names the fork, or again the SystemExit or
+ * KeyboardInterrupt that is being handled; returns false. */
+UVT_CHECKED bool tulip_loop_refuse_child(void);
+/* The hook of the raw loop: this is a child of the loop's process. */
+void tulip_loop_on_forked(PyObject *owner);
 
 /* ---- threadsafe.c ---- */
 

@@ -163,24 +163,11 @@ on_unhandled(PyObject *owner, PyObject *what)
     Py_XDECREF(context);
 }
 
-/* A run on this thread ends after the callback that forked. */
-static void
-on_forked(PyObject *owner)
-{
-    TulipLoop *self = (TulipLoop *)owner;
-    self->forked = true;
-    self->closed = true;
-    self->polling = false;
-    if (self->thread_id != PyThread_get_thread_ident()) {
-        self->thread_id = 0;    /* that thread is not in this process */
-    }
-}
-
 const UvtLoopHooks tulip_loop_hooks = {
     .busy = on_busy,
     .signals = on_signals,
     .unhandled = on_unhandled,
-    .forked = on_forked,
+    .forked = tulip_loop_on_forked,
 };
 
 /* ---- methods ---- */

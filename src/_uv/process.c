@@ -159,6 +159,9 @@ on_after_poll(uv_check_t *uv)
     UvtCore *core = uv->loop->data;
     UvtBox *box;
     (void)uv_check_stop(uv);
+    if (core->forked) {
+        return;         /* they are the parent's children */
+    }
     for (box = core->boxes; box != NULL; box = box->next) {
         if (box->uv.handle.type == UV_PROCESS && !uv_is_closing(&box->uv.handle)
             && uvt_process_running(box) && is_lost(as_process(box)->uv.pid)) {

@@ -4,9 +4,9 @@ FAILING are run and have to fail.  EXCLUDED are not run, because they would hang
 harm the tests after them.  A test that some version of Python lacks is no matter.
 """
 
-SUBPROCESS = "subprocesses are not part of uvtulip yet"
 INTERNALS = "uses internals of the selector loop (_selector, _run_once, _stop_serving)"
 SSL_INTERNALS = "uses internals of asyncio.sslproto (_ssl_protocol, _write_backlog)"
+MOCKS = "mocks the signal module that asyncio.unix_events uses, or uses internals of it"
 PATCHES = "patches the socket module that asyncio.base_events uses"
 
 FAILING: dict[str, str] = {
@@ -17,26 +17,60 @@ FAILING: dict[str, str] = {
     "test_events.SelectEventLoopTests"
     ".test_create_server_multiple_hosts_ipv6": PATCHES,
     "test_events.SelectEventLoopTests.test_prompt_cancellation": INTERNALS,
-    "test_events.SelectEventLoopTests.test_subprocess_close_after_finish": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_close_client_stream": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_exec": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_exec_invalid_args": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_exitcode": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_interactive": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_kill": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_send_signal": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_shell": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_shell_invalid_args": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_stderr": SUBPROCESS,
-    "test_events.SelectEventLoopTests"
-    ".test_subprocess_stderr_redirect_to_stdout": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_terminate": SUBPROCESS,
-    "test_events.SelectEventLoopTests.test_subprocess_wait_no_same_group": SUBPROCESS,
     "test_events.SelectEventLoopTests.test_timeout_rounding": INTERNALS,
-    "test_streams.StreamTests.test_read_all_from_pipe_reader": SUBPROCESS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_add_signal_handler_install_error": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_add_signal_handler_install_error2": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_add_signal_handler_install_error3": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_add_signal_handler_setup_error": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests.test_check_signal": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests.test_close": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_handle_signal_cancelled_handler": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_handle_signal_no_handler": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests.test_remove_signal_handler": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests.test_remove_signal_handler_2": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_remove_signal_handler_error": MOCKS,
+    "test_unix_events.SelectorEventLoopSignalTests"
+    ".test_remove_signal_handler_error2": MOCKS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_blocking_error": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_cancel1": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_cancel2": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_exception": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_iobuffer": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_not_a_file": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_not_available": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_not_regular_file": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_os_error_first_call": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests"
+    ".test_sock_sendfile_os_error_next_call": INTERNALS,
+    "test_unix_events.SelectorEventLoopUnixSocketTests"
+    ".test_create_unix_server_bind_error": PATCHES,
 }
 
-EXCLUDED: dict[str, str] = {}
+# A class stands for all its tests.
+EXCLUDED: dict[str, str] = {
+    "test_subprocess.SubprocessFastWatcherTests": "FastChildWatcher, a child watcher of"
+    " the policy that uvtulip does not ask, waits for any child and so takes its own",
+    "test_subprocess.GenericWatcherTests"
+    ".test_create_subprocess_fails_with_inactive_watcher": "about the policy's child"
+    " watcher, which uvtulip does not ask",
+}
 
 
 def failing(loop: str) -> dict[str, str]:

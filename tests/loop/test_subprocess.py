@@ -347,9 +347,7 @@ def test_every_keyword_of_popen_is_accepted():
 
 def test_process_group():
     async def main():
-        process = await asyncio.create_subprocess_exec(
-            "sleep", "100", process_group=0
-        )
+        process = await asyncio.create_subprocess_exec("sleep", "100", process_group=0)
         assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
         process.kill()
         await process.wait()
@@ -495,7 +493,8 @@ def test_no_signal_is_blocked_in_the_child():
         loop.add_signal_handler(signal.SIGUSR1, print)
         loop.add_signal_handler(signal.SIGTERM, print)
         code, out = await shell("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status")
-        masks = {line.split(b":")[0]: int(line.split()[1], 16) for line in out.splitlines()}
+        lines = [line.split(b":") for line in out.splitlines()]
+        masks = {name: int(mask, 16) for name, mask in lines}
         assert masks[b"SigBlk"] == 0
         handled = 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGTERM - 1
         assert (masks[b"SigIgn"] | masks[b"SigCgt"]) & handled == 0
