@@ -13,12 +13,18 @@ bool
 tulip_datagram_on_thread(const TulipDatagram *self)
 {
     unsigned long running = self->loop->thread_id;
+    if (self->loop->forked) {
+        return false;
+    }
     return running == 0 || running == PyThread_get_thread_ident();
 }
 
 bool
 tulip_datagram_check_thread(const TulipDatagram *self)
 {
+    if (!tulip_loop_check_fork(self->loop)) {
+        return false;
+    }
     if (!tulip_datagram_on_thread(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Non-thread-safe operation invoked on a transport of a "

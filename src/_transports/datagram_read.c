@@ -165,7 +165,7 @@ receive_batch(TulipDatagram *self)
         return;
     }
     for (int i = 0; i < n; i++) {
-        if (!(self->flags & TULIP_D_CLOSING)) {
+        if (!(self->flags & TULIP_D_CLOSING) && !self->loop->forked) {
             take(self, &arrivals->messages[i]);
         }
         arrivals->messages[i].msg_hdr.msg_namelen = sizeof(arrivals->names[i]);
@@ -270,7 +270,8 @@ tulip_datagram_update_poll(TulipDatagram *self)
 {
     int events = (self->flags & TULIP_D_READING ? UV_READABLE : 0)
         | (self->flags & TULIP_D_WATCHING ? UV_WRITABLE : 0), rc;
-    if (events == self->polled || !tulip_datagram_has_fd(self)) {
+    if (events == self->polled || !tulip_datagram_has_fd(self)
+        || self->loop->forked) {
         return;
     }
     rc = tulip_datagram_api(self)->poll_start(self->handle, events);
@@ -284,7 +285,8 @@ void
 tulip_datagram_update_reading(TulipDatagram *self)
 {
     const UvtCAPI *api = tulip_datagram_api(self);
-    bool want = wants_reading(self) && tulip_datagram_has_fd(self);
+    bool want = wants_reading(self) && tulip_datagram_has_fd(self)
+        && !self->loop->forked;
     if (want == ((self->flags & TULIP_D_READING) != 0)) {
         return;
     }

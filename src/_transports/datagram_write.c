@@ -206,7 +206,7 @@ tulip_datagram_flush(TulipDatagram *self)
 {
     unsigned limit = self->count - self->first;
     if (limit == 0 || (self->flags & TULIP_D_FLUSHING)
-        || tulip_datagram_waits(self)) {
+        || tulip_datagram_waits(self) || self->loop->forked) {
         return;
     }
     Py_INCREF(self);
@@ -431,7 +431,8 @@ admit(TulipDatagram *self, TulipPacket *packet, PyObject *addr)
     if (self->flags & TULIP_D_CLOSING) {
         return count_lost_write(self);
     }
-    if (!tulip_loop_check_thread(self->loop)
+    if (!tulip_loop_check_fork(self->loop)
+        || !tulip_loop_check_thread(self->loop)
         || !find_target(self, addr, packet)) {
         return -1;
     }

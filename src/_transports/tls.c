@@ -196,6 +196,9 @@ static bool
 check_thread(TulipTLS *self)
 {
     unsigned long running = self->loop->thread_id;
+    if (!tulip_loop_check_fork(self->loop)) {
+        return false;
+    }
     if (running == 0 || running == PyThread_get_thread_ident()) {
         return true;
     }

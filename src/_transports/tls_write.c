@@ -400,6 +400,9 @@ queue_view(TulipTLS *self, PyObject *data)
 static int
 queue_any(TulipTLS *self, PyObject *data)
 {
+    if (!tulip_loop_check_fork(self->loop)) {
+        return -1;
+    }
     if (PyBytes_CheckExact(data)) {
         return PyBytes_GET_SIZE(data) > 0 ? queue_bytes(self, data) : 0;
     }

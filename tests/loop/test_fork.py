@@ -56,6 +56,10 @@ def test_every_use_of_the_loop_names_the_fork():
         event = asyncio.Event()
         waiting = loop.create_task(event.wait())
         await turns()
+        datagrams, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        address = datagrams.get_extra_info("sockname")
         a, b = socket.socketpair()
         a.setblocking(False)
 
@@ -83,6 +87,12 @@ def test_every_use_of_the_loop_names_the_fork():
             transport.pause_reading,
             transport.close,
             transport.abort,
+            lambda: datagrams.sendto(b"x", address),
+            datagrams.close,
+            datagrams.abort,
+            lambda: start(loop.getaddrinfo("localhost", 1)),
+            lambda: start(loop.create_datagram_endpoint(Recorder, ("127.0.0.1", 0))),
+            lambda: start(loop.create_unix_connection(Recorder, "/no/such/socket")),
             lambda: start(loop.create_connection(Recorder, "127.0.0.1", 1)),
             lambda: start(loop.create_server(Recorder, "127.0.0.1", 0)),
             lambda: start(loop.sock_recv(a, 1)),
@@ -103,6 +113,7 @@ def test_every_use_of_the_loop_names_the_fork():
         event.set()
         await waiting
         future.cancel()
+        datagrams.close()
         await end(server, transport, protocol)
         a.close()
         b.close()

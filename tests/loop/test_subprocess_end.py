@@ -217,28 +217,6 @@ def test_no_thread_is_used(pidfd):
     run(main())
 
 
-def test_descriptor_of_the_process_closed_by_somebody_else(monkeypatch):
-    opened = []
-    pidfd_open = os.pidfd_open
-
-    def remember(pid, flags=0):
-        opened.append(pidfd_open(pid, flags))
-        return opened[-1]
-
-    monkeypatch.setattr(os, "pidfd_open", remember)
-
-    async def main():
-        process = await asyncio.create_subprocess_exec("cat", stdin=PIPE)
-        os.close(opened[0])
-        await asyncio.sleep(0.01)
-        process.stdin.close()
-        assert await process.wait() == 0
-
-    before = open_descriptors()
-    run(main())
-    assert open_descriptors() == before
-
-
 # ---- the transport ----
 
 
