@@ -13,103 +13,6 @@
 #include "sockwait.h"
 #include "stream.h"
 
-/* ---- guards ---- */
-
-/* The child has closed its parent's loop, too. */
-static bool
-is_really_closed(const TulipLoop *self)
-{
-    return self->closed && (!self->forked || self->uv == NULL);
-}
-
-bool
-tulip_loop_check_open(TulipLoop *self)
-{
-    if (self->closed) {
-        if (!is_really_closed(self)) {
-            return tulip_loop_refuse_child();
-        }
-        PyErr_SetString(PyExc_RuntimeError,
-                        self->uv_loop != NULL
-                        ? "Event loop is closed"
-                        : "the event loop is not initialised: its __init__ was "
-                          "not called");
-        return false;
-    }
-    return true;
-}
-
-static bool
-check_own_thread(TulipLoop *self)
-{
-    if (self->thread_id != 0
-        && self->thread_id != PyThread_get_thread_ident()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "Non-thread-safe operation invoked on an event loop "
-                        "other than the current one");
-        return false;
-    }
-    return true;
-}
-
-bool
-tulip_loop_check_thread(TulipLoop *self)
-{
-    return !self->debug || check_own_thread(self);
-}
-
-/* module.name(arg) is true: 1, else 0; -1 with an exception. */
-static int
-ask(const char *module_name, const char *name, PyObject *arg)
-{
-    PyObject *module = PyImport_ImportModule(module_name), *result;
-    int answer = -1;
-    if (module == NULL) {
-        return -1;
-    }
-    result = PyObject_CallMethod(module, name, "O", arg);
-    Py_DECREF(module);
-    if (result != NULL) {
-        answer = PyObject_IsTrue(result);
-        Py_DECREF(result);
-    }
-    return answer;
-}
-
-static bool
-check_callable(const char *method, PyObject *callable)
-{
-    int answer = ask("asyncio", "iscoroutine", callable);
-    if (answer == 0) {
-        answer = ask("inspect", "iscoroutinefunction", callable);
-    }
-    if (answer > 0) {
-        PyErr_Format(PyExc_TypeError, "coroutines cannot be used with %s()",
-                     method);
-    }
-    else if (answer == 0 && !PyCallable_Check(callable)) {
-        PyErr_Format(PyExc_TypeError,
-                     "a callable object was expected by %s(), got %R", method,
-                     callable);
-        answer = -1;
-    }
-    return answer == 0;
-}
-
-bool
-tulip_loop_check_call_slow(TulipLoop *self, const char *method,
-                           PyObject *callable, bool here)
-{
-    if (!tulip_loop_check_open(self)) {
-        return false;
-    }
-    if (self->debug) {
-        return (!here || check_own_thread(self))
-            && check_callable(method, callable);
-    }
-    return true;
-}
-
 void
 tulip_loop_set_hook(PyObject **slot, PyObject *value)
 {
@@ -277,12 +180,10 @@ loop_close(TulipLoop *self, PyObject *Py_UNUSED(ignored))
                         "Cannot close a running event loop");
         return NULL;
     }
-    if (is_really_closed(self)) {
+    if (tulip_loop_is_closed(self)) {
         Py_RETURN_NONE;
     }
-    if (!self->forked) {
-        tulip_flush_dirty(self);
-    }
+    tulip_flush_dirty(self);
     tulip_loop_set_closed(self);
     drop_work(self);
     rc = self->st->uv->loop_close(self->uv_loop);
@@ -354,7 +255,7 @@ PyDoc_STRVAR(is_closed_doc,
 static PyObject *
 loop_is_closed(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(is_really_closed(self));
+    return PyBool_FromLong(tulip_loop_is_closed(self));
 }
 
 PyDoc_STRVAR(get_debug_doc,
@@ -396,7 +297,7 @@ PyDoc_STRVAR(check_thread_doc,
 static PyObject *
 loop_check_thread(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
-    return check_own_thread(self) ? Py_NewRef(Py_None) : NULL;
+    return tulip_loop_check_own_thread(self) ? Py_NewRef(Py_None) : NULL;
 }
 
 /* ---- attributes ---- */

@@ -61,7 +61,7 @@ typedef struct TulipLoop {
     PyObject *weakrefs;
 } TulipLoop;
 
-/* ---- eventloop.c ---- */
+/* ---- guards.c ---- */
 
 /* Raises RuntimeError("Event loop is closed") and returns false; names the fork
  * when it is only that. */
@@ -69,10 +69,15 @@ UVT_CHECKED bool tulip_loop_check_open(TulipLoop *self);
 /* In debug mode: RuntimeError when called from another thread than the one
  * that runs the loop. */
 UVT_CHECKED bool tulip_loop_check_thread(TulipLoop *self);
+/* The same in any mode. */
+UVT_CHECKED bool tulip_loop_check_own_thread(TulipLoop *self);
 /* What call_soon() and the like demand: an open loop; in debug mode also the
  * right thread (if `here`) and something that can be called. */
 UVT_CHECKED bool tulip_loop_check_call_slow(TulipLoop *self, const char *method,
                                             PyObject *callable, bool here);
+
+/* ---- eventloop.c ---- */
+
 /* Takes a reference to a method's value apart: None is NULL. */
 void tulip_loop_set_hook(PyObject **slot, PyObject *value);
 
@@ -236,6 +241,13 @@ void tulip_set_waiter(TulipLoop *loop, PyObject *transport, PyObject *protocol,
                       PyObject *waiter);
 
 /* ---- on the hot path ---- */
+
+/* In a forked child: the parent's loop was closed there, too. */
+static inline bool
+tulip_loop_is_closed(const TulipLoop *self)
+{
+    return self->closed && (!self->forked || self->uv == NULL);
+}
 
 /* False with RuntimeError in a forked child, whose transports are the parent's:
  * what is sent or shut down there, is so for both. */

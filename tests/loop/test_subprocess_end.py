@@ -292,19 +292,26 @@ def test_close_kills_a_running_child():
     assert open_descriptors() == before
 
 
+def end_unnoticed(transport, sig):
+    """Have the child end, and make sure of it, without the loop's knowing."""
+    os.kill(transport.get_pid(), sig)
+    os.waitid(os.P_PID, transport.get_pid(), os.WEXITED | os.WNOWAIT)
+
+
 def test_close_keeps_the_status_of_a_child_that_has_ended():
     """Also when the loop has not heard of its end yet."""
 
     async def main():
-        transport, protocol = await start("sh", "-c", "exit 3")
-        os.waitid(os.P_PID, transport.get_pid(), os.WEXITED | os.WNOWAIT)
+        transport, protocol = await start(*BLOCKED)
+        end_unnoticed(transport, signal.SIGTERM)
         transport.close()
         await protocol.lost
-        assert transport.get_returncode() == 3
-        transport, protocol = await start("sh", "-c", "exit 4")
-        assert transport.get_extra_info("subprocess").wait() == 4
+        assert transport.get_returncode() == -signal.SIGTERM
+        transport, protocol = await start(*BLOCKED)
+        end_unnoticed(transport, signal.SIGTERM)
+        assert transport.get_extra_info("subprocess").wait() == -signal.SIGTERM
         await protocol.lost
-        assert transport.get_returncode() == 4
+        assert transport.get_returncode() == -signal.SIGTERM
         transport.close()
 
     run(main())
@@ -329,12 +336,12 @@ def test_signals_after_the_end():
     """Silent while the end is not known, then ProcessLookupError, as asyncio's."""
 
     async def main():
-        transport, protocol = await start("true")
-        os.waitid(os.P_PID, transport.get_pid(), os.WEXITED | os.WNOWAIT)
+        transport, protocol = await start(*BLOCKED)
+        end_unnoticed(transport, signal.SIGUSR1)
         transport.terminate()
         transport.kill()
         transport.send_signal(signal.SIGHUP)
-        assert await transport._wait() == 0
+        assert await transport._wait() == -signal.SIGUSR1
         await protocol.lost
         await turns()
         for send in (
