@@ -45,7 +45,7 @@ help:
 	debug-alloc  the tests with Python's debug allocator and -X dev
 	leaks        count references, blocks and descriptors over many connections
 	conformance  the interpreter's own test.test_asyncio on uvtulip
-	interop      aiohttp, uvicorn and others on uvtulip
+	interop      other people's servers, clients, frameworks on uvtulip
 	stress       the long tests
 	bench        uvtulip against uvloop and asyncio
 	lint         ruff, mypy, stubtest and the checks of docs-free
@@ -137,8 +137,13 @@ conformance: setup
 	UVTULIP_TLS=portable $(BIN)/python tests/conformance/run.py \
 		test_events test_server test_ssl test_sslproto test_streams
 
-interop: setup
-	$(PYTEST) $(PYTEST_ARGS) tests/interop
+$(VENV)/.programs: $(VENV)/.installed
+	PYTHON="$(PYTHON)" tools/system-packages --programs
+	$(INSTALL) ".[test,interop,programs]"
+	touch $@
+
+interop: $(VENV)/.programs
+	UVTULIP_TEST_LIMIT=120 $(PYTEST) $(PYTEST_ARGS) tests/interop tests/programs
 
 stress: setup
 	UVTULIP_TEST_LIMIT=600 $(PYTEST) $(PYTEST_ARGS) tests/stress
