@@ -4,7 +4,6 @@ started once for all tests, reached over TCP and UNIX sockets."""
 import os
 import pathlib
 import pwd
-import shutil
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from aiosupport import free_port
+from programsupport import find
 
 LIMIT = 60.0
 
@@ -21,14 +21,6 @@ LIMIT = 60.0
 class Address(NamedTuple):
     folder: pathlib.Path  # with its UNIX socket
     port: int
-
-
-def find(name: str) -> str:
-    """The newest program of this name, also where PostgreSQL hides its own."""
-    paths = sorted(map(str, pathlib.Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))
-    found = paths[-1] if paths else shutil.which(name)
-    assert found, f"{name} is not installed: make interop installs it"
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -203,5 +203,3 @@ def test_many_clients(folder):
         server.finish()
     assert "Requests/sec" in report
     assert "Socket errors" not in report and "Non-2xx" not in report
-
-
