@@ -16,12 +16,19 @@ def measure():
     }
 
 
-def check(name, work, count, slack):
-    """Run work(count) three times; the last two must leave the same.
+# make soak: the long run of the same.
+SOAK = bool(os.environ.get("UVTULIP_SOAK"))
+
+
+def check(name, work, count, slack, *, soak=None):
+    """Run work(count) three times; the last two must leave the same.  `soak` is the
+    count of a long run.
 
     `slack` is how many blocks, references and objects may differ: caches that
     fill up, never something for each of the `count` rounds.
     """
+    if SOAK and soak is not None:
+        count = soak
     work(count // 10 or 1)
     work(count)
     before = measure()
