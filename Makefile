@@ -47,6 +47,8 @@ help:
 	conformance  the interpreter's own test.test_asyncio on uvtulip
 	interop      other people's servers, clients, frameworks on uvtulip
 	stress       the long tests
+	soak         the counts of leaks, over very many connections
+	fuzz         TLS over a wire that falsifies
 	bench        uvtulip against uvloop and asyncio
 	lint         ruff, mypy, stubtest and the checks of docs-free
 	symbols      exported symbols, and one shared libuv
@@ -141,6 +143,22 @@ $(VENV)/.programs: $(VENV)/.installed
 	PYTHON="$(PYTHON)" tools/system-packages --programs
 	$(INSTALL) ".[test,interop,programs]"
 	touch $@
+
+# Other seeds each time; a failure names its own.
+FUZZ_COUNT ?= 5000
+fuzz: setup
+	first=$$RANDOM$$RANDOM
+	for backend in openssl memory-bio; do
+		$(BIN)/python -X faulthandler tests/tlsfuzz.py \
+			--first $$first --count $(FUZZ_COUNT) --backend $$backend
+	done
+
+# Hours of use in minutes: 100,000 connections, a million datagrams and so on.
+soak: setup
+	for script in tests/isolated/leak_*.py; do
+		echo "$$script"
+		UVTULIP_SOAK=1 $(BIN)/python "$$script"
+	done
 
 interop: $(VENV)/.programs
 	UVTULIP_TEST_LIMIT=120 $(PYTEST) $(PYTEST_ARGS) tests/interop tests/programs

@@ -214,6 +214,22 @@ PyObject *tulip_find_method(PyObject *protocol, PyObject *name, bool *bare);
 /* Debug mode's look at how long a call took; what is raised stays. */
 void tulip_warn_if_slow(TulipLoop *loop, PyObject *transport, PyObject *what,
                         int64_t begin);
+
+/* Whose protocol is called in which context; all borrowed. */
+typedef struct TulipProtocolCall {
+    TulipLoop *loop;
+    PyObject *transport;
+    PyObject *context;
+    PyObject *protocol;
+} TulipProtocolCall;
+
+/* Calls a method of the protocol; arg may be NULL. */
+UVT_NEW PyObject *tulip_protocol_call(const TulipProtocolCall *call,
+                                      PyObject *name, PyObject *arg);
+/* Calls function(arg) or, if it is `bare`, function(protocol, arg). */
+UVT_NEW PyObject *tulip_protocol_vectorcall(const TulipProtocolCall *call,
+                                            PyObject *function, bool bare,
+                                            PyObject *arg);
 /* asyncio goes by the class; what has get_buffer(), and not data_received(), will do
  * too.  -1 with an exception. */
 UVT_CHECKED int tulip_is_buffered(TulipState *st, PyObject *protocol);

@@ -30,25 +30,37 @@ tulip_warn_if_slow(TulipLoop *loop, PyObject *transport, PyObject *what,
     }
 }
 
-PyObject *
-tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
-                        PyObject *arg)
+/* Enters a transport's context; false: it is entered already, since it is the
+ * protocol that has called the transport. */
+static bool
+enter(PyObject *context)
 {
-    PyObject *args[3] = {NULL, self->protocol, arg};
-    PyObject *protocol = Py_NewRef(self->protocol), *context = self->context;
-    PyObject *result = NULL;
-    int64_t begin = self->loop->debug ? tulip_now() : 0;
-    int with_self = (self->flags & bare) != 0;
+    if (PyContext_Enter(context) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    return true;
+}
+
+PyObject *
+tulip_protocol_vectorcall(const TulipProtocolCall *call, PyObject *function,
+                          bool bare, PyObject *arg)
+{
+    PyObject *args[3] = {NULL, call->protocol, arg}, *result;
+    PyObject *protocol = Py_NewRef(call->protocol), *context = call->context;
+    int64_t begin = call->loop->debug ? tulip_now() : 0;
+    bool entered;
 
     Py_INCREF(function);    /* set_protocol() may be called */
-    if (PyContext_Enter(context) == 0) {
-        result = PyObject_Vectorcall(
-            function, args + 2 - with_self,
-            (size_t)(1 + with_self) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    entered = enter(context);
+    result = PyObject_Vectorcall(
+        function, args + 2 - bare,
+        (size_t)(1 + bare) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    if (entered) {
         (void)PyContext_Exit(context);
     }
     if (begin != 0) {
-        tulip_warn_if_slow(self->loop, (PyObject *)self, function, begin);
+        tulip_warn_if_slow(call->loop, call->transport, function, begin);
     }
     Py_DECREF(function);
     Py_DECREF(protocol);
@@ -56,21 +68,46 @@ tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
 }
 
 PyObject *
-tulip_stream_call(TulipStream *self, PyObject *name, PyObject *arg)
+tulip_protocol_call(const TulipProtocolCall *call, PyObject *name, PyObject *arg)
 {
-    PyObject *protocol = Py_NewRef(self->protocol), *result = NULL;
-    PyObject *context = self->context;
-    int64_t begin = self->loop->debug ? tulip_now() : 0;
-    if (PyContext_Enter(context) == 0) {
-        result = arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
-                             : PyObject_CallMethodOneArg(protocol, name, arg);
+    PyObject *protocol = Py_NewRef(call->protocol), *result;
+    PyObject *context = call->context;
+    int64_t begin = call->loop->debug ? tulip_now() : 0;
+    bool entered = enter(context);
+
+    result = arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
+                         : PyObject_CallMethodOneArg(protocol, name, arg);
+    if (entered) {
         (void)PyContext_Exit(context);
     }
     if (begin != 0) {
-        tulip_warn_if_slow(self->loop, (PyObject *)self, name, begin);
+        tulip_warn_if_slow(call->loop, call->transport, name, begin);
     }
     Py_DECREF(protocol);
     return result;
+}
+
+static TulipProtocolCall
+stream_call(TulipStream *self)
+{
+    return (TulipProtocolCall){self->loop, (PyObject *)self, self->context,
+                               self->protocol};
+}
+
+PyObject *
+tulip_stream_vectorcall(TulipStream *self, PyObject *function, unsigned bare,
+                        PyObject *arg)
+{
+    TulipProtocolCall call = stream_call(self);
+    return tulip_protocol_vectorcall(&call, function,
+                                     (self->flags & bare) != 0, arg);
+}
+
+PyObject *
+tulip_stream_call(TulipStream *self, PyObject *name, PyObject *arg)
+{
+    TulipProtocolCall call = stream_call(self);
+    return tulip_protocol_call(&call, name, arg);
 }
 
 /* ---- the protocol ---- */

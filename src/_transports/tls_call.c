@@ -8,50 +8,34 @@ const char tulip_tls_failed[] = "Fatal error on SSL protocol";
 
 /* ---- calling it ---- */
 
+static TulipProtocolCall
+tls_call(TulipTLS *self)
+{
+    return (TulipProtocolCall){self->loop, (PyObject *)self, self->context,
+                               self->protocol};
+}
+
 PyObject *
 tulip_tls_vectorcall(TulipTLS *self, PyObject *function, unsigned bare,
                      PyObject *arg)
 {
-    PyObject *args[3] = {NULL, self->protocol, arg};
-    PyObject *protocol = Py_NewRef(self->protocol), *context = self->context;
-    PyObject *result = NULL;
-    int64_t begin = self->loop->debug ? tulip_now() : 0;
-    int with_self = (self->flags & bare) != 0;
-
-    Py_INCREF(function);    /* set_protocol() may be called */
-    if (PyContext_Enter(context) == 0) {
-        self->calls++;
-        result = PyObject_Vectorcall(
-            function, args + 2 - with_self,
-            (size_t)(1 + with_self) | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-        self->calls--;
-        (void)PyContext_Exit(context);
-    }
-    if (begin != 0) {
-        tulip_warn_if_slow(self->loop, (PyObject *)self, function, begin);
-    }
-    Py_DECREF(function);
-    Py_DECREF(protocol);
+    TulipProtocolCall call = tls_call(self);
+    PyObject *result;
+    self->calls++;
+    result = tulip_protocol_vectorcall(&call, function,
+                                       (self->flags & bare) != 0, arg);
+    self->calls--;
     return result;
 }
 
 PyObject *
 tulip_tls_call(TulipTLS *self, PyObject *name, PyObject *arg)
 {
-    PyObject *protocol = Py_NewRef(self->protocol), *result = NULL;
-    PyObject *context = self->context;
-    int64_t begin = self->loop->debug ? tulip_now() : 0;
-    if (PyContext_Enter(context) == 0) {
-        self->calls++;
-        result = arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
-                             : PyObject_CallMethodOneArg(protocol, name, arg);
-        self->calls--;
-        (void)PyContext_Exit(context);
-    }
-    if (begin != 0) {
-        tulip_warn_if_slow(self->loop, (PyObject *)self, name, begin);
-    }
-    Py_DECREF(protocol);
+    TulipProtocolCall call = tls_call(self);
+    PyObject *result;
+    self->calls++;
+    result = tulip_protocol_call(&call, name, arg);
+    self->calls--;
     return result;
 }
 
