@@ -81,6 +81,9 @@ schedule_lost(TulipStream *self, PyObject *exc)
     self->flags |= TULIP_LOST | TULIP_CLOSING;
     self->lost_writes = 1;
     tulip_stream_update_reading(self);
+    if (self->flags & TULIP_SENDFILE) {
+        tulip_sendfile_lost(self);
+    }
     return tulip_loop_call_soon_c(self->loop, call_connection_lost,
                                   (PyObject *)self, exc);
 }

@@ -169,6 +169,12 @@ get_size(TulipStream *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(tulip_stream_buffered(self));
 }
 
+PyObject *
+tulip_stream_get_paused(TulipStream *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->flags & TULIP_WRITING_PAUSED);
+}
+
 PyMethodDef tulip_flow_methods[] = {
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
      METH_VARARGS | METH_KEYWORDS, tulip_set_limits_doc},

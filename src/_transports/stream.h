@@ -43,6 +43,7 @@ enum {
     TULIP_PIPE = TULIP_READ_PIPE | TULIP_WRITE_PIPE,    /* either */
     TULIP_LAYERED = 1 << 24,        /* the protocol is an SSLLink (tls_layer.h) */
     TULIP_HAS_LAYER = 1 << 25,      /* the consumer for that */
+    TULIP_SENDFILE = 1 << 26,       /* sendfile() is in progress */
 };
 
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One
@@ -65,6 +66,7 @@ typedef struct TulipRare {
     Py_buffer view;                 /* where libuv reads to, ... */
     bool has_view;                  /* ... between alloc and read; or */
     PyObject *direct;               /* a bytes object that nobody knows yet */
+    PyObject *waiter;               /* the future of sendfile(), or NULL */
 } TulipRare;
 
 /* An address in the least room: own and peer's for IPv4; family 0 is none.
@@ -199,6 +201,7 @@ size_t tulip_stream_buffered(const TulipStream *self);
 size_t tulip_stream_high(const TulipStream *self);
 void tulip_stream_maybe_pause(TulipStream *self);
 void tulip_stream_maybe_resume(TulipStream *self);
+PyObject *tulip_stream_get_paused(TulipStream *self, void *closure);
 extern PyMethodDef tulip_flow_methods[];
 
 /* ---- stream_read.c ---- */
@@ -247,6 +250,15 @@ void tulip_queue_done(TulipStream *self);
 UVT_CHECKED int tulip_stream_send(TulipStream *self, const char *base, size_t len);
 /* Flushes it with all others, unless that comes anyway. */
 void tulip_stream_flush_later(TulipStream *self);
+
+/* ---- sendfile.c; only called with TULIP_SENDFILE ---- */
+
+/* What was written is sent, perhaps. */
+void tulip_sendfile_drained(TulipStream *self);
+/* Keeps an exception that is set. */
+void tulip_sendfile_lost(TulipStream *self);
+/* False with RuntimeError; called with or without the flag. */
+UVT_CHECKED bool tulip_stream_check_no_sendfile(const TulipStream *self);
 
 /* ---- write.c ---- */
 

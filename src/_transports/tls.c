@@ -342,8 +342,16 @@ static PyMethodDef tls_methods[] = {
     {NULL},
 };
 
+static PyObject *
+tls_get_paused(TulipTLS *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->flags & TLS_WRITING_PAUSED);
+}
+
 static PyGetSetDef tls_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"_protocol_paused", (getter)tls_get_paused, NULL,
+     "True after pause_writing(), before resume_writing().", NULL},
     {NULL},
 };
 

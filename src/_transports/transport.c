@@ -311,6 +311,7 @@ tulip_stream_traverse(TulipStream *self, visitproc visit, void *arg)
     if (self->rare != NULL) {
         Py_VISIT(self->rare->get_buffer);
         Py_VISIT(self->rare->socket);
+        Py_VISIT(self->rare->waiter);
         if (self->rare->has_view) {
             Py_VISIT(self->rare->view.obj);
         }
@@ -327,6 +328,9 @@ tulip_stream_clear(TulipStream *self)
     tulip_stream_detach_socket(self);
     tulip_stream_forget_protocol(self);
     tulip_stream_leave_server(self);
+    if (self->rare != NULL) {
+        Py_CLEAR(self->rare->waiter);
+    }
     Py_CLEAR(self->handle);
     self->uv = NULL;
     Py_CLEAR(self->extra);
@@ -496,6 +500,8 @@ PyMethodDef tulip_abort_methods[] = {
 
 PyGetSetDef tulip_stream_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"_protocol_paused", (getter)tulip_stream_get_paused, NULL,
+     "True after pause_writing(), before resume_writing().", NULL},
     {NULL},
 };
 

@@ -128,6 +128,7 @@ module_exec(PyObject *module)
         || tulip_pipe_setup(module, st) < 0
         || tulip_server_setup(module, st) < 0
         || tulip_tls_setup(module, st) < 0
+        || tulip_sendfile_setup(st) < 0
         || tulip_datagram_setup(module, st) < 0) {
         return -1;
     }

@@ -83,6 +83,7 @@ UVT_CHECKED int tulip_stream_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_pipe_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_server_setup(PyObject *module, TulipState *st);
 UVT_CHECKED int tulip_tls_setup(PyObject *module, TulipState *st);
+UVT_CHECKED int tulip_sendfile_setup(TulipState *st);
 UVT_CHECKED int tulip_datagram_setup(PyObject *module, TulipState *st);
 
 /* Makes a type from its spec with the given bases (a type, a tuple or NULL),

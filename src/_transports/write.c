@@ -142,10 +142,13 @@ stream_write(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
     if (data == NULL || (!PyBytes_CheckExact(data) && !check_data(data))) {
         return NULL;
     }
-    if (self->flags & (TULIP_EOF_SENT | TULIP_LOST)) {
+    if (self->flags & (TULIP_EOF_SENT | TULIP_LOST | TULIP_SENDFILE)) {
         if (refuses_writes(self)) {
             PyErr_SetString(PyExc_RuntimeError,
                             "Cannot call write() after write_eof()");
+            return NULL;
+        }
+        if (!tulip_stream_check_no_sendfile(self)) {
             return NULL;
         }
         rc = PyObject_IsTrue(data);
@@ -242,6 +245,9 @@ stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
     if (refuses_writes(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot call writelines() after write_eof()");
+        return NULL;
+    }
+    if (!tulip_stream_check_no_sendfile(self)) {
         return NULL;
     }
     list = PySequence_Fast(arg, "list_of_data must be iterable");

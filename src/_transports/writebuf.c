@@ -311,6 +311,9 @@ on_written(uv_write_t *req, int status)
         self->flags &= ~(unsigned)TULIP_IN_CALLBACK;
         tulip_stream_flush(self);
         tulip_stream_drained(self);
+        if (self->flags & TULIP_SENDFILE) {
+            tulip_sendfile_drained(self);
+        }
     }
     Py_DECREF(self);
 }

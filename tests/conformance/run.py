@@ -34,6 +34,7 @@ import expected
 MODULES = [
     "test_events",
     "test_sock_lowlevel",
+    "test_sendfile",
     "test_server",
     "test_ssl",
     "test_sslproto",
