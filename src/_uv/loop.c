@@ -483,6 +483,9 @@ static PyMethodDef loop_methods[] = {
      metrics_info_doc},
 #endif
     {"walk", (PyCFunction)loop_walk, METH_O, walk_doc},
+    {"fork", (PyCFunction)uvt_loop_fork, METH_NOARGS, uvt_loop_fork_doc},
+    {"print_handles", (PyCFunction)(void (*)(void))uvt_loop_print_handles,
+     METH_FASTCALL, uvt_loop_print_handles_doc},
     {"queue_work", (PyCFunction)(void (*)(void))uvt_queue_work, METH_FASTCALL,
      uvt_queue_work_doc},
     {"random", (PyCFunction)(void (*)(void))uvt_loop_random, METH_FASTCALL,

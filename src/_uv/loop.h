@@ -105,7 +105,11 @@ void uvt_loop_release_handles(UvtLoop *self);
 /* Starts the handle that calls on_before_poll, on a fresh loop. */
 void uvt_loop_watch_polls(UvtCore *core);
 
-/* The methods of run.c and loop_close.c, for the table in loop.c. */
+/* The methods of run.c, loop_close.c and loop_rare.c, for the table in loop.c. */
+PyObject *uvt_loop_fork(UvtLoop *self, PyObject *unused);
+PyObject *uvt_loop_print_handles(UvtLoop *self, PyObject *const *args,
+                                 Py_ssize_t nargs);
+extern const char uvt_loop_fork_doc[], uvt_loop_print_handles_doc[];
 PyObject *uvt_loop_close_method(UvtLoop *self, PyObject *unused);
 PyObject *uvt_loop_run(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *uvt_loop_stop(UvtLoop *self, PyObject *unused);

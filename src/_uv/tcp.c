@@ -58,7 +58,8 @@ tcp_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 PyDoc_STRVAR(bind_doc,
 "bind($self, address, flags=0, /)\n--\n\n"
 "Bind to (host, port[, flowinfo[, scope_id]]) with a numeric host; flags:\n"
-"UV_TCP_IPV6ONLY.  An address in use is reported by listen() or connect().\n\n"
+"UV_TCP_IPV6ONLY, UV_TCP_REUSEPORT (libuv 1.49).  An address in use is reported by\n"
+"listen() or connect().\n\n"
 "Raises TypeError, ValueError, OverflowError, HandleClosedError, TCPError.");
 
 static PyObject *
@@ -231,6 +232,8 @@ static PyMethodDef tcp_methods[] = {
     {"nodelay", (PyCFunction)uvt_tcp_nodelay, METH_O, uvt_tcp_nodelay_doc},
     {"keepalive", (PyCFunction)(void (*)(void))uvt_tcp_keepalive,
      METH_FASTCALL, uvt_tcp_keepalive_doc},
+    {"keepalive_ex", (PyCFunction)(void (*)(void))uvt_tcp_keepalive_ex,
+     METH_FASTCALL, uvt_tcp_keepalive_ex_doc},
     {"simultaneous_accepts", (PyCFunction)uvt_tcp_simultaneous_accepts, METH_O,
      uvt_tcp_simultaneous_accepts_doc},
     {NULL},

@@ -9,6 +9,8 @@
 #include "loop.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -60,6 +62,67 @@ uvt_tcp_keepalive(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     rc = uv_tcp_keepalive(&self->box->uv.tcp, on, (unsigned)delay);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_tcp_keepalive");
+    }
+    Py_RETURN_NONE;
+}
+
+const char uvt_tcp_keepalive_ex_doc[] =
+"keepalive_ex($self, enable, idle=60, interval=1, count=10, /)\n--\n\n"
+"Switch SO_KEEPALIVE on or off: the first probe after `idle` whole seconds without\n"
+"data, the next ones every `interval` seconds; the connection is lost when\n"
+"`count` of them have not been answered.  All at least 1.\n\n"
+"Raises TypeError, ValueError, HandleClosedError, TCPError (EBADF: no socket yet).";
+
+#if UV_VERSION_HEX >= 0x013400
+static int
+set_keepalive(uv_tcp_t *tcp, int on, const int values[3])
+{
+    return uv_tcp_keepalive_ex(tcp, on, (unsigned)values[0], (unsigned)values[1],
+                               (unsigned)values[2]);
+}
+#else
+static int
+set_keepalive(uv_tcp_t *tcp, int on, const int values[3])
+{
+    static const int names[] = {TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT};
+    uv_os_fd_t fd;
+    int rc = uv_fileno((uv_handle_t *)tcp, &fd);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    for (int i = 0; on && rc == 0 && i < 3; i++) {
+        rc = setsockopt(fd, IPPROTO_TCP, names[i], &values[i], sizeof(int));
+    }
+    return rc < 0 ? uv_translate_sys_error(errno) : 0;
+}
+#endif
+
+PyObject *
+uvt_tcp_keepalive_ex(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const char *const names[] = {"idle", "interval", "count"};
+    int values[] = {60, 1, 10}, on, rc;
+    uv_os_fd_t fd;
+    if (!uvt_args_count("TCP.keepalive_ex", nargs, 1, 4)
+        || !uvt_arg_bool(args[0], &on)) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 1; i < nargs; i++) {
+        if (!uvt_arg_int("TCP.keepalive_ex", names[i - 1], args[i], 1, INT_MAX,
+                         &values[i - 1])) {
+            return NULL;
+        }
+    }
+    if (!uvt_handle_check(self)) {
+        return NULL;
+    }
+    rc = uv_fileno(&self->box->uv.handle, &fd);
+    if (rc == 0) {
+        rc = set_keepalive(&self->box->uv.tcp, on, values);
+    }
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_tcp_keepalive_ex");
     }
     Py_RETURN_NONE;
 }

@@ -10,9 +10,12 @@ struct UvtCore;
 PyObject *uvt_tcp_nodelay(UvtHandle *self, PyObject *arg);
 PyObject *uvt_tcp_keepalive(UvtHandle *self, PyObject *const *args,
                             Py_ssize_t nargs);
+PyObject *uvt_tcp_keepalive_ex(UvtHandle *self, PyObject *const *args,
+                               Py_ssize_t nargs);
 PyObject *uvt_tcp_simultaneous_accepts(UvtHandle *self, PyObject *arg);
 PyObject *uvt_tcp_get_family(UvtHandle *self, void *closure);
 extern const char uvt_tcp_nodelay_doc[], uvt_tcp_keepalive_doc[],
+    uvt_tcp_keepalive_ex_doc[],
     uvt_tcp_simultaneous_accepts_doc[], uvt_tcp_family_doc[];
 
 /* The address family of a socket, or a libuv status below 0. */

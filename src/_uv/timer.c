@@ -188,6 +188,12 @@ timer_set_repeat(UvtHandle *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+static PyObject *
+timer_get_due_in_attribute(UvtHandle *self, void *Py_UNUSED(closure))
+{
+    return timer_get_due_in(self, NULL);
+}
+
 static PyMethodDef timer_methods[] = {
     {"start", (PyCFunction)(void (*)(void))timer_start,
      METH_FASTCALL | METH_KEYWORDS, start_doc},
@@ -200,6 +206,8 @@ static PyMethodDef timer_methods[] = {
 static PyGetSetDef timer_getset[] = {
     {"repeat", (getter)timer_get_repeat, (setter)timer_set_repeat,
      "Seconds between calls (float); 0.0: the timer fires once.", NULL},
+    {"due_in", (getter)timer_get_due_in_attribute, NULL,
+     "What get_due_in() returns.", NULL},
     {NULL},
 };
 

@@ -531,10 +531,8 @@ static PyMethodDef udp_methods[] = {
      uvt_udp_stop_recv_doc},
     {"send", FASTCALL(uvt_udp_send), uvt_udp_send_doc},
     {"try_send", FASTCALL(uvt_udp_try_send), uvt_udp_try_send_doc},
-#if UV_VERSION_HEX >= 0x013200
     {"try_send2", (PyCFunction)uvt_udp_try_send2, METH_O,
      uvt_udp_try_send2_doc},
-#endif
     {"set_membership", FASTCALL(udp_set_membership), set_membership_doc},
     {"set_source_membership", FASTCALL(udp_set_source_membership),
      set_source_membership_doc},

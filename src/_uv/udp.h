@@ -29,6 +29,12 @@ UVT_CHECKED int uvt_udp_ensure_socket(UvtHandle *self, int family,
 UVT_CHECKED int uvt_udp_recv_start(UvtHandle *self);
 void uvt_udp_recv_stop(UvtHandle *self);
 
+/* The address of a datagram to be sent: *out is storage, or NULL for None. */
+UVT_CHECKED bool uvt_udp_parse_target(UvtHandle *self, const char *call,
+                                      PyObject *address,
+                                      struct sockaddr_storage *storage,
+                                      struct sockaddr **out);
+
 /* Methods of UDP. */
 PyObject *uvt_udp_start_recv(UvtHandle *self, PyObject *callback);
 PyObject *uvt_udp_stop_recv(UvtHandle *self, PyObject *unused);

@@ -339,8 +339,8 @@ on_send(uv_udp_send_t *req, int status)
 
 /* Where to send: an address tuple, or None (*out NULL) on a connected handle.
  * A tuple that came from a receive callback need not be parsed. */
-static bool
-parse_target(UvtHandle *self, const char *call, PyObject *address,
+bool
+uvt_udp_parse_target(UvtHandle *self, const char *call, PyObject *address,
              struct sockaddr_storage *storage, struct sockaddr **out)
 {
     const UvtUDP *udp = (const UvtUDP *)self;
@@ -378,7 +378,7 @@ uvt_udp_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 
     if (!uvt_args_count("UDP.send", nargs, 2, 3)
         || !uvt_arg_callback("UDP.send", nargs > 2 ? args[2] : NULL, &callback)
-        || !parse_target(self, "UDP.send", args[0], &storage, &addr)) {
+        || !uvt_udp_parse_target(self, "UDP.send", args[0], &storage, &addr)) {
         return NULL;
     }
     send = PyMem_Calloc(1, sizeof(Send));
@@ -430,7 +430,7 @@ uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     int rc = 0;
 
     if (!uvt_args_count("UDP.try_send", nargs, 2, 2)
-        || !parse_target(self, "UDP.try_send", args[0], &storage, &addr)
+        || !uvt_udp_parse_target(self, "UDP.try_send", args[0], &storage, &addr)
         || !uvt_buffers_get(&data, "UDP.try_send", args[1])) {
         return NULL;
     }
@@ -454,116 +454,3 @@ uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     }
     return PyLong_FromLong(rc);
 }
-
-#if UV_VERSION_HEX >= 0x013200
-const char uvt_udp_try_send2_doc[] =
-"try_send2($self, messages, /)\n--\n\n"
-"Send several datagrams at once, a sequence of (addr, data) as of send(), and\n"
-"return how many the kernel took.  Since libuv 1.50.\n\n"
-"Raises as send(), and UDPError (EAGAIN: none could be sent now, or others\n"
-"wait).";
-
-typedef struct Message {
-    struct sockaddr_storage storage;
-    UvtBuffers data;
-} Message;
-
-/* What uv_udp_try_send2 takes, for n messages, with the messages behind it. */
-typedef struct Batch {
-    Py_ssize_t count;               /* of messages that hold their data */
-    uv_buf_t **iov;
-    unsigned *iov_count;
-    struct sockaddr **addrs;
-    Message *messages;
-} Batch;
-
-static bool
-batch_add(UvtHandle *self, Batch *batch, PyObject *item)
-{
-    Message *message = &batch->messages[batch->count];
-    if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "UDP.try_send2(): a message must be a tuple (addr, data), "
-                     "not %.200s", Py_TYPE(item)->tp_name);
-        return false;
-    }
-    if (!parse_target(self, "UDP.try_send2", PyTuple_GET_ITEM(item, 0),
-                      &message->storage, &batch->addrs[batch->count])
-        || !uvt_buffers_get(&message->data, "UDP.try_send2",
-                            PyTuple_GET_ITEM(item, 1))) {
-        return false;
-    }
-    batch->iov[batch->count] = message->data.iov;
-    batch->iov_count[batch->count] = (unsigned)message->data.count;
-    batch->count++;
-    return true;
-}
-
-static void
-batch_free(Batch *batch)
-{
-    for (Py_ssize_t i = 0; i < batch->count; i++) {
-        uvt_buffers_release(&batch->messages[i].data);
-    }
-    PyMem_Free(batch->iov);
-    PyMem_Free(batch->iov_count);
-    PyMem_Free(batch->addrs);
-    PyMem_Free(batch->messages);
-}
-
-static PyObject *
-batch_send(UvtHandle *self, Batch *batch)
-{
-    int rc = 0;
-    if (!uvt_handle_check_free(self, "UDP.try_send2")) {
-        return NULL;
-    }
-    if (batch->count == 0) {
-        return PyLong_FromLong(0);
-    }
-    if (batch->addrs[0] != NULL) {
-        rc = uvt_udp_ensure_socket(self, batch->addrs[0]->sa_family, 0);
-    }
-    if (rc == 0) {
-        rc = uv_udp_try_send2(&self->box->uv.udp, (unsigned)batch->count,
-                              batch->iov, batch->iov_count, batch->addrs, 0);
-    }
-    if (rc < 0) {
-        return uvt_handle_raise(self, rc, "uv_udp_try_send2");
-    }
-    return PyLong_FromLong(rc);
-}
-
-PyObject *
-uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
-{
-    PyObject *items = PySequence_Tuple(messages);
-    Batch batch = {0};
-    PyObject *result = NULL;
-    Py_ssize_t count;
-    bool good;
-
-    if (items == NULL) {
-        return NULL;
-    }
-    count = PyTuple_GET_SIZE(items);
-    batch.iov = PyMem_New(uv_buf_t *, count);
-    batch.iov_count = PyMem_New(unsigned, count);
-    batch.addrs = PyMem_New(struct sockaddr *, count);
-    batch.messages = PyMem_Calloc((size_t)count, sizeof(Message));
-    good = batch.iov != NULL && batch.iov_count != NULL && batch.addrs != NULL
-        && batch.messages != NULL;
-    if (!good) {
-        PyErr_NoMemory();
-    }
-    for (Py_ssize_t i = 0; good && i < count; i++) {
-        good = batch_add(self, &batch, PyTuple_GET_ITEM(items, i));
-    }
-    if (good) {
-        result = batch_send(self, &batch);
-    }
-    batch_free(&batch);
-    Py_DECREF(items);
-    return result;
-}
-#endif

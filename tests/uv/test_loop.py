@@ -487,3 +487,75 @@ def test_run_in_a_thread_leaves_the_wakeup_fd_alone():
     thread.join()
     after = signal.set_wakeup_fd(before)
     assert seen == [True] and after == before
+
+
+def test_fork():
+    """The child uses the parent's loop, with its handles, on its own."""
+    code = """if True:
+        import os, signal, socket, sys
+        from uvtulip import uv
+        loop = uv.Loop()
+        server = uv.TCP(loop)
+        server.bind(("127.0.0.1", 0))
+        address = server.getsockname()
+
+        def on_connection(server, error):
+            client = uv.TCP(loop)
+            server.accept(client)
+            client.write(b"child %d" % os.getpid(), lambda c, error: c.close())
+            server.close()
+
+        server.listen(on_connection)
+        loop.run(uv.UV_RUN_NOWAIT)
+        pid = os.fork()
+        if pid == 0:
+            seen = []
+            signal.signal(signal.SIGUSR1, lambda *args: seen.append(args))
+            loop.fork()
+            uv.Timer(loop).start(
+                lambda t: (t.close(), signal.raise_signal(signal.SIGUSR1)), 0.01)
+            loop.queue_work(int)
+            loop.run()
+            os._exit(0 if len(seen) == 1 else 9)
+        server.close()
+        loop.run()
+        with socket.create_connection(address) as sock:
+            assert sock.recv(100) == b"child %d" % pid
+        assert os.waitpid(pid, 0) == (pid, 0)
+        print("good")
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True,
+                          text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("good\n", "")
+
+
+def test_fork_in_wrong_states(loop):
+    seen = []
+
+    def on_timer(timer):
+        timer.close()
+        with pytest.raises(RuntimeError):
+            loop.fork()
+        seen.append(1)
+
+    uv.Timer(loop).start(on_timer, 0)
+    loop.run_checked()
+    assert seen == [1]
+    closed = uv.Loop()
+    closed.close()
+    for call in (closed.fork, closed.print_handles):
+        with pytest.raises(RuntimeError):
+            call()
+
+
+def test_print_handles(loop, capsys):
+    timer = uv.Timer(loop)
+    idle = uv.Idle(loop)
+    timer.start(print, 100)
+    loop.print_handles()
+    text = capsys.readouterr().err
+    assert "timer" in text and "idle" in text and "async" in text
+    loop.print_handles(True)
+    text = capsys.readouterr().err
+    assert "timer" in text and "idle" not in text
+    idle.close()

@@ -206,6 +206,31 @@ def test_family_makes_the_socket_at_once(loop):
     assert tcp.fileno() >= 0 and tcp.family == socket.AF_INET
 
 
+def test_keepalive_ex(loop):
+    tcp = uv.TCP(loop, socket.AF_INET)
+    with socket.socket(fileno=os.dup(tcp.fileno())) as sock:
+        def values():
+            return [sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)] + [
+                sock.getsockopt(socket.IPPROTO_TCP, name) for name in (
+                    socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)]
+
+        tcp.keepalive_ex(True, 30, 5, 4)
+        assert values() == [1, 30, 5, 4]
+        tcp.keepalive_ex(True)
+        assert values() == [1, 60, 1, 10]
+        tcp.keepalive_ex(False)
+        assert values()[0] == 0
+    for bad in (0, -1, 1 << 40):
+        with pytest.raises(ValueError):
+            tcp.keepalive_ex(True, bad)
+    for args in ((), (True, "x"), (True, 1, 1, 1, 1)):
+        with pytest.raises(TypeError):
+            tcp.keepalive_ex(*args)
+    with pytest.raises(uv.error.TCPError) as caught:
+        uv.TCP(loop).keepalive_ex(True)
+    assert caught.value.args[0] == uv.errno.UV_EBADF
+
+
 def test_options(loop):
     tcp = uv.TCP(loop, socket.AF_INET)
     sock = socket.socket(fileno=os.dup(tcp.fileno()))

@@ -125,6 +125,7 @@ def test_get_due_in(loop):
     assert timer.get_due_in() == 0.0
     timer.start(fail, 50)
     assert 49 < timer.get_due_in() <= 50
+    assert timer.due_in == timer.get_due_in()
     timer.stop()
     timer.close()
     loop.run_checked()

@@ -899,6 +899,7 @@ METHODS = [
     ("set_source_membership", GROUP, None, "127.0.0.1", 1),
     ("set_multicast_interface",), ("set_multicast_ttl", 1), ("set_multicast_loop", 1),
     ("set_broadcast", 1), ("set_ttl", 1), ("fileno",), ("close",),
+    ("try_send2", [(("127.0.0.1", 1), b"x")]),
 ]
 PROPERTIES = ["family", "send_buffer_size", "receive_buffer_size", "send_queue_size",
               "send_queue_count"]
@@ -913,7 +914,7 @@ def each_use(handle):
 
 def test_every_method_is_tried_below(loop):
     names = {name for name in vars(uv.UDP) if not name.startswith("_")}
-    assert names - {"try_send2"} == {name for name, _ in each_use(None)} - {"close"}
+    assert names == {name for name, _ in each_use(None)} - {"close"}
 
 
 def test_closed(loop):
@@ -1035,7 +1036,6 @@ def test_no_growth(loop, sock):
     assert loop.handles == []
 
 
-@pytest.mark.skipif(uv.LIBUV_VERSION_INFO < (1, 50), reason="needs libuv 1.50")
 def test_try_send2(loop, sock):
     handle = uv.UDP(loop)
     assert handle.try_send2([]) == 0
@@ -1048,3 +1048,34 @@ def test_try_send2(loop, sock):
     handle.close()
     with pytest.raises(uv.error.HandleClosedError):
         handle.try_send2([(sock.getsockname(), b"a")])
+
+
+def test_try_send2_many(loop, sock):
+    """More than go by one system call."""
+    handle = uv.UDP(loop)
+    name = sock.getsockname()
+    assert handle.try_send2([(name, b"%d" % i) for i in range(150)]) == 150
+    assert [sock.recv(9) for _ in range(150)] == [b"%d" % i for i in range(150)]
+
+
+def test_try_send2_connected(loop, sock):
+    handle = uv.UDP(loop)
+    with pytest.raises(uv.error.UDPError) as caught:
+        handle.try_send2([(None, b"x")])
+    assert caught.value.args[0] in (UV.UV_EDESTADDRREQ, UV.UV_EBADF)
+    handle.connect(sock.getsockname())
+    assert handle.try_send2([(None, b"a"), (None, b"b")]) == 2
+    assert [sock.recv(9), sock.recv(9)] == [b"a", b"b"]
+    with pytest.raises(uv.error.UDPError) as caught:
+        handle.try_send2([(sock.getsockname(), b"x")])
+    assert caught.value.args[0] == UV.UV_EISCONN
+
+
+def test_try_send2_too_big(loop, sock):
+    handle = uv.UDP(loop)
+    name = sock.getsockname()
+    with pytest.raises(uv.error.UDPError) as caught:
+        handle.try_send2([(name, bytes(70_000)), (name, b"x")])
+    assert caught.value.args[0] == UV.UV_EMSGSIZE
+    assert handle.try_send2([(name, b"a"), (name, bytes(70_000))]) == 1
+    assert sock.recv(9) == b"a"
