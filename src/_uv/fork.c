@@ -10,6 +10,7 @@
  */
 #include "fork.h"
 #include "handle.h"
+#include "task.h"
 
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -120,6 +121,7 @@ become_child(UvtLoop *loop)
     core->owner = NULL;         /* no callback comes through any more */
     /* What this thread was running comes back to an end of the run. */
     loop->running_in_child = here && loop->thread_id != 0;
+    core->torn = loop->thread_id != 0;
     loop->thread_id = PYTHREAD_INVALID_THREAD_ID;
     loop->detached = NULL;
     if (loop->in_poll && here) {
@@ -193,6 +195,37 @@ uvt_fork_setup(PyObject *module)
     Py_DECREF(os);
     Py_XDECREF(result);
     return result != NULL ? 0 : -1;
+}
+
+/* ---- a loop that the child goes on with ---- */
+
+/* No thread of the child works on the requests, and those that are done in the
+ * parent are told there. */
+static void
+give_up_jobs(UvtCore *core)
+{
+    void **done = (void **)&core->uv.wq;
+    done[0] = done[1] = done;
+    uvt_jobs_release(core);
+    for (const UvtJob *job = core->jobs; job != NULL; job = job->next) {
+        core->uv.active_reqs.count--;
+    }
+    core->jobs = NULL;
+}
+
+int
+uvt_fork_adopt(UvtLoop *loop)
+{
+    UvtCore *core = loop->core;
+    int rc;
+    core->forked = false;
+    core->pid = getpid();
+    core->owner = loop;
+    loop->thread_id = 0;
+    rc = uv_loop_fork(&core->uv);
+    give_up_jobs(core);
+    uvt_wakeup_free(loop);      /* its descriptors are the parent's, too */
+    return rc;
 }
 
 /* ---- the end ---- */

@@ -16,6 +16,9 @@ void uvt_fork_leave(UvtLoop *loop);
 /* True in a child of the process that made the open loop.  Also notices a fork
  * that the interpreter was not told of. */
 bool uvt_fork_is_child(UvtLoop *loop);
+/* Loop.fork(): gives the loop, in which no run was under way, to the child.  A
+ * libuv status. */
+UVT_CHECKED int uvt_fork_adopt(UvtLoop *loop);
 /* Raises RuntimeError. */
 void uvt_fork_raise(void);
 

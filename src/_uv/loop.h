@@ -21,6 +21,7 @@ typedef struct UvtCore {
     struct UvtCore *next_grave;     /* in the list of graves */
     bool orphans;       /* a box lost its object where it could not be closed */
     bool forked;        /* it is the parent process's: libuv may not be called */
+    bool torn;          /* and it was running */
     pid_t pid;          /* of the process that made it */
 } UvtCore;
 

@@ -3,6 +3,7 @@
  */
 #include "args.h"
 #include "errors.h"
+#include "fork.h"
 #include "loop.h"
 
 #include <errno.h>
@@ -11,28 +12,37 @@
 
 const char uvt_loop_fork_doc[] =
 "fork($self, /)\n--\n\n"
-"After os.fork(), in the child: make the loop usable there.  Its handles are those\n"
-"of the parent, with the same descriptors; requests that threads worked on, and\n"
-"the parent's Process handles, end in the parent only.\n\n"
-"Raises RuntimeError (it is running, or closed), UVError.";
+"After os.fork(), in the child: take the parent's loop over, which is refused to\n"
+"the child otherwise.  It must not have been running, and must not be that of an\n"
+"asyncio loop.  Its handles watch the same descriptors as the parent's; requests\n"
+"to the thread pool and Process handles stay the parent's and tell nothing here.\n\n"
+"Raises RuntimeError (not in a child, it was running, closed), UVError.";
 
-/* The descriptors by which signals come in are the parent's, too. */
 PyObject *
 uvt_loop_fork(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    const char *fault = NULL;
     int rc;
-    if (!uvt_loop_check(self)) {
+    if (self->core == NULL && !uvt_loop_check(self)) {
         return NULL;
     }
-    if (self->thread_id != 0) {
-        PyErr_SetString(PyExc_RuntimeError, "Loop.fork(): the loop is running");
+    if (!uvt_fork_is_child(self)) {
+        fault = "this is not a child of the process that made the loop";
+    }
+    else if (self->core->torn) {
+        fault = "the loop was running when the process forked";
+    }
+    else if (self->hooks != NULL) {
+        fault = "the loop is that of an asyncio loop";
+    }
+    if (fault != NULL) {
+        PyErr_Format(PyExc_RuntimeError, "Loop.fork(): %s", fault);
         return NULL;
     }
-    rc = uv_loop_fork(&self->core->uv);
+    rc = uvt_fork_adopt(self);
     if (rc < 0) {
         return uvt_raise(self->st, UVT_EXC_UV, rc, "uv_loop_fork");
     }
-    uvt_wakeup_free(self);
     Py_RETURN_NONE;
 }
 

@@ -507,6 +507,7 @@ def test_fork():
 
         server.listen(on_connection)
         loop.run(uv.UV_RUN_NOWAIT)
+        loop.queue_work(int, print)     # the parent's
         pid = os.fork()
         if pid == 0:
             seen = []
@@ -524,9 +525,38 @@ def test_fork():
         assert os.waitpid(pid, 0) == (pid, 0)
         print("good")
         """
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
+                          text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("None\ngood\n", "")
+
+
+def test_fork_of_a_loop_that_was_running():
+    code = """if True:
+        import asyncio, os
+        from uvtulip import uv
+        import uvtulip
+        loop = uv.Loop()
+
+        def fork(loop):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    loop.fork()
+                except RuntimeError as error:
+                    os.write(1, str(error).encode() + b"; ")
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+        uv.Timer(loop).start(lambda timer: (timer.close(), fork(loop)), 0)
+        loop.run()
+        other = uvtulip.new_event_loop()
+        fork(other.uv_loop)
+        other.close()
+        """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True,
                           text=True, timeout=30)
-    assert (done.stdout, done.stderr) == ("good\n", "")
+    assert "was running" in done.stdout and "asyncio" in done.stdout
+    assert done.stderr == ""
 
 
 def test_fork_in_wrong_states(loop):
@@ -541,6 +571,10 @@ def test_fork_in_wrong_states(loop):
     uv.Timer(loop).start(on_timer, 0)
     loop.run_checked()
     assert seen == [1]
+    with pytest.raises(RuntimeError, match="not a child"):
+        loop.fork()
+    with pytest.raises(RuntimeError):
+        uv.Loop.__new__(uv.Loop).fork()
     closed = uv.Loop()
     closed.close()
     for call in (closed.fork, closed.print_handles):
