@@ -92,6 +92,11 @@ uvt_loop_run_begin(UvtLoop *self)
         self->thread_id = 0;
         return -1;
     }
+    /* A signal from just before that told nobody: the poll would not end. */
+    if (PyErr_CheckSignals() < 0) {
+        uvt_loop_run_end(self);
+        return -1;
+    }
     return 0;
 }
 

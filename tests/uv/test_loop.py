@@ -435,6 +435,42 @@ def test_python_signal_handler_runs_while_blocked(loop):
     assert seen == [signal.SIGUSR1]
 
 
+def test_signals_around_the_beginning_of_a_run(loop):
+    """None is lost between Python's last look and the loop's first."""
+    seen = []
+    spare = uv.Timer(loop)
+    old = signal.signal(signal.SIGALRM, lambda *args: (seen.append(1), loop.stop()))
+    try:
+        for i in range(3000):
+            spare.start(lambda t: loop.stop(), 5, 0)
+            signal.setitimer(signal.ITIMER_REAL, (i % 60 + 1) * 2e-6)
+            loop.run()
+            assert len(seen) == i + 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+        spare.close()
+
+
+def test_signal_handler_raises_at_the_beginning_of_a_run(loop):
+    def handler(*args):
+        raise ZeroDivisionError
+
+    spare = uv.Timer(loop)
+    spare.start(lambda t: loop.stop(), 5, 0)
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        for i in range(300):
+            with pytest.raises(ZeroDivisionError):
+                signal.setitimer(signal.ITIMER_REAL, (i % 60 + 1) * 2e-6)
+                loop.run()
+            assert not loop.running
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+        spare.close()
+
+
 def test_wakeup_fd_is_put_back_and_fed(loop):
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
