@@ -561,8 +561,8 @@ def test_fork():
         assert os.waitpid(pid, 0) == (pid, 0)
         print("good")
         """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
-                          text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code],
+                          capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("None\ngood\n", "")
 
 
