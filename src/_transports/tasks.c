@@ -75,38 +75,90 @@ create_plain_task(TulipLoop *self, PyObject *coro)
     return task;
 }
 
-/* kwargs without what the factory is not told: until Python 3.14 the name is
- * set on the task it has made, and no context means no such argument. */
+/* Python 3.13.3 and, for good, 3.14: the factory gets whatever create_task() got. */
+static bool
+factory_gets_all(void)
+{
+    return Py_Version >= 0x030E0000 || Py_Version >> 8 == 0x030D03;
+}
+
+/* Moves the value out of the dict to *value, or NULL; -1 with an exception. */
+static int
+take_item(PyObject *dict, PyObject *key, PyObject **value)
+{
+    *value = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *value != NULL ? PyDict_DelItem(dict, key) : PyErr_Occurred() ? -1 : 0;
+}
+
+/* task.set_name(name), if it is of a kind that has names. */
+static int
+set_name(PyObject *task, PyObject *name)
+{
+    PyObject *result = PyObject_CallMethod(task, "set_name", "O", name);
+    if (result == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    Py_XDECREF(result);
+    return 0;
+}
+
 static PyObject *
 call_factory(TulipLoop *self, PyObject *coro, PyObject *kwargs)
 {
-    PyObject *args, *task = NULL, *name = NULL, *result;
-    if (Py_Version < 0x030E0000) {
-        PyObject *context = PyDict_GetItemString(kwargs, "context");
-        name = Py_XNewRef(PyDict_GetItemWithError(kwargs, self->st->str_name));
-        if ((name != NULL && PyDict_DelItem(kwargs, self->st->str_name) < 0)
-            || (context == Py_None
-                && PyDict_DelItemString(kwargs, "context") < 0)) {
-            Py_XDECREF(name);
-            return NULL;
-        }
-    }
-    args = PyTuple_Pack(2, (PyObject *)self, coro);
+    PyObject *factory = Py_NewRef(self->task_factory), *task = NULL;
+    PyObject *args = PyTuple_Pack(2, (PyObject *)self, coro);
     if (args != NULL) {
-        task = PyObject_Call(self->task_factory, args, kwargs);
+        task = PyObject_Call(factory, args, kwargs);
         Py_DECREF(args);
     }
-    if (task != NULL && name != NULL && name != Py_None) {
-        result = PyObject_CallMethod(task, "set_name", "O", name);
-        if (result == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            Py_CLEAR(task);
-        }
-        else if (result == NULL) {
-            PyErr_Clear();      /* a future of the factory's own kind */
-        }
-        Py_XDECREF(result);
+    Py_DECREF(factory);
+    return task;
+}
+
+/* Before that the name is set on what the factory has made, and no context means
+ * no such argument. */
+static PyObject *
+call_old_factory(TulipLoop *self, PyObject *coro, PyObject *kwargs)
+{
+    PyObject *task = NULL, *name = NULL, *context = NULL;
+    if (take_item(kwargs, self->st->str_name, &name) == 0
+        && take_item(kwargs, self->st->str_context, &context) == 0
+        && (context == NULL || context == Py_None
+            || PyDict_SetItem(kwargs, self->st->str_context, context) == 0)) {
+        task = call_factory(self, coro, kwargs);
+    }
+    if (task != NULL && name != NULL && name != Py_None
+        && set_name(task, name) < 0) {
+        Py_CLEAR(task);
     }
     Py_XDECREF(name);
+    Py_XDECREF(context);
+    return task;
+}
+
+static PyObject *
+make_task(TulipLoop *self, PyObject *coro, PyObject *kwargs)
+{
+    PyObject *args, *task;
+    int given = PyDict_Contains(kwargs, self->st->str_loop);
+    if (given != 0) {
+        if (given > 0) {
+            PyErr_SetString(PyExc_TypeError,
+                            "create_task() got an unexpected keyword argument "
+                            "'loop'");
+        }
+        return NULL;
+    }
+    if (PyDict_SetItem(kwargs, self->st->str_loop, (PyObject *)self) < 0) {
+        return NULL;
+    }
+    args = PyTuple_Pack(1, coro);
+    if (args == NULL) {
+        return NULL;
+    }
+    task = PyObject_Call(self->st->task_type, args, kwargs);
+    Py_DECREF(args);
     return task;
 }
 
@@ -115,7 +167,7 @@ tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames)
 {
     Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
-    PyObject *coro, *kwargs, *positional, *task = NULL;
+    PyObject *coro, *kwargs, *task = NULL;
 
     if (!tulip_loop_check_open(self)) {
         return NULL;
@@ -145,13 +197,14 @@ tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
     else if (nargs == 0 && PyDict_DelItemString(kwargs, "coro") < 0) {
         task = NULL;
     }
-    else if (self->task_factory != NULL) {
+    else if (self->task_factory == NULL) {
+        task = make_task(self, coro, kwargs);
+    }
+    else if (factory_gets_all()) {
         task = call_factory(self, coro, kwargs);
     }
-    else if (PyDict_SetItem(kwargs, self->st->str_loop, (PyObject *)self) == 0
-             && (positional = PyTuple_Pack(1, coro)) != NULL) {
-        task = PyObject_Call(self->st->task_type, positional, kwargs);
-        Py_DECREF(positional);
+    else {
+        task = call_old_factory(self, coro, kwargs);
     }
     Py_XDECREF(coro);
     Py_DECREF(kwargs);
