@@ -14,12 +14,12 @@ import traceback
 import warnings
 import weakref
 from asyncio import base_events, constants, coroutines, events
-from asyncio.log import logger
 
 from ._transports import EventLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import logging
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from concurrent.futures import ThreadPoolExecutor
     from typing import Any, TypeVar
@@ -38,6 +38,12 @@ _TRACEBACKS = {
     "source_traceback": "Object created at (most recent call last):\n",
     "handle_traceback": "Handle created at (most recent call last):\n",
 }
+
+
+def _logger() -> logging.Logger:
+    # asyncio's, by the name under which programs' tests put another in its place.
+    found: logging.Logger = base_events.logger  # type: ignore[attr-defined]
+    return found
 
 
 def is_coroutine_like(callback: Any) -> bool:
@@ -143,7 +149,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
         if self.is_closed():
             return
         if self.get_debug():
-            logger.debug("Close %r", self)
+            _logger().debug("Close %r", self)
         self._close()
         self._executor_shutdown_called = True
         executor = self._default_executor
@@ -252,7 +258,7 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
                 lines.append(f"{key}: {_TRACEBACKS[key]}{stack}")
             else:
                 lines.append(f"{key}: {value!r}")
-        logger.error("\n".join(lines), exc_info=exc_info)
+        _logger().error("\n".join(lines), exc_info=exc_info)
 
     def call_exception_handler(self, context: _Context) -> None:
         """Hand an error to the handler that is set, or to the default one.
@@ -299,4 +305,4 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException:
-            logger.error(complaint, exc_info=True)
+            _logger().error(complaint, exc_info=True)

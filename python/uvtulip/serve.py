@@ -92,7 +92,7 @@ class Server(_transports.Server, asyncio.AbstractServer):
         await asyncio.sleep(0)
 
     async def serve_forever(self) -> None:
-        """Accept connections until cancelled; then close, and wait for that."""
+        """Accept until cancelled; then close, its connections too, and wait."""
         if self._forever is not None:
             raise RuntimeError(
                 f"server {self!r} is already being awaited on serve_forever()"
@@ -104,6 +104,7 @@ class Server(_transports.Server, asyncio.AbstractServer):
         except asyncio.CancelledError:
             try:
                 self.close()
+                self.close_clients()
                 await self.wait_closed()
             finally:
                 raise

@@ -167,21 +167,23 @@ tulip_callback_run(TulipCallback *self)
 
 /* logger.warning(), as asyncio words it. */
 static int
-warn_slow(TulipLoop *self, TulipCallback *handle, double seconds)
+warn_slow(TulipCallback *handle, double seconds)
 {
     PyObject *module = PyImport_ImportModule("asyncio.base_events");
-    PyObject *text = NULL, *result = NULL;
+    PyObject *logger = NULL, *text = NULL, *result = NULL;
     if (module == NULL) {
         return -1;
     }
+    logger = PyObject_GetAttrString(module, "logger");
     text = PyObject_CallMethod(module, "_format_handle", "O", handle);
     Py_DECREF(module);
-    if (text != NULL) {
-        result = PyObject_CallMethod(self->st->logger, "warning", "sOd",
+    if (logger != NULL && text != NULL) {
+        result = PyObject_CallMethod(logger, "warning", "sOd",
                                      "Executing %s took %.3f seconds", text,
                                      seconds);
-        Py_DECREF(text);
     }
+    Py_XDECREF(logger);
+    Py_XDECREF(text);
     Py_XDECREF(result);
     return result != NULL ? 0 : -1;
 }
@@ -196,7 +198,7 @@ run_watched(TulipLoop *self, TulipCallback *handle)
     rc = tulip_callback_run(handle);
     seconds = (double)(tulip_now() - begin) / 1e9;
     if (rc == 0 && seconds >= self->slow_callback_duration) {
-        rc = warn_slow(self, handle, seconds);
+        rc = warn_slow(handle, seconds);
     }
     Py_CLEAR(self->current_handle);
     return rc;

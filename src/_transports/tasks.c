@@ -59,20 +59,32 @@ is_plain_task(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
                 && PyTuple_GET_ITEM(kwnames, 0) == self->st->str_name));
 }
 
+/* asyncio.tasks.Task, which some programs replace: Task(coro, **kwargs). */
 static PyObject *
-create_plain_task(TulipLoop *self, PyObject *coro)
+make_task(TulipLoop *self, PyObject *coro, PyObject *kwargs)
 {
-    PyObject *kwargs = loop_kwargs(self), *args, *task;
-    if (kwargs == NULL) {
+    PyObject *type, *args, *task = NULL;
+    int found = PyDict_GetItemRef(self->st->tasks_names, self->st->str_Task, &type);
+    if (found <= 0) {
+        if (found == 0) {
+            PyErr_SetString(PyExc_AttributeError, "asyncio.tasks has no Task");
+        }
         return NULL;
     }
     args = PyTuple_Pack(1, coro);
-    if (args == NULL) {
-        return NULL;
+    if (args != NULL) {
+        task = PyObject_Call(type, args, kwargs);
+        Py_DECREF(args);
     }
-    task = PyObject_Call(self->st->task_type, args, kwargs);
-    Py_DECREF(args);
+    Py_DECREF(type);
     return task;
+}
+
+static PyObject *
+create_plain_task(TulipLoop *self, PyObject *coro)
+{
+    PyObject *kwargs = loop_kwargs(self);
+    return kwargs != NULL ? make_task(self, coro, kwargs) : NULL;
 }
 
 /* Python 3.13.3 and, for good, 3.14: the factory gets whatever create_task() got. */
@@ -138,28 +150,18 @@ call_old_factory(TulipLoop *self, PyObject *coro, PyObject *kwargs)
 }
 
 static PyObject *
-make_task(TulipLoop *self, PyObject *coro, PyObject *kwargs)
+create_other_task(TulipLoop *self, PyObject *coro, PyObject *kwargs)
 {
-    PyObject *args, *task;
     int given = PyDict_Contains(kwargs, self->st->str_loop);
-    if (given != 0) {
-        if (given > 0) {
-            PyErr_SetString(PyExc_TypeError,
-                            "create_task() got an unexpected keyword argument "
-                            "'loop'");
-        }
+    if (given > 0) {
+        PyErr_SetString(PyExc_TypeError,
+                        "create_task() got an unexpected keyword argument 'loop'");
+    }
+    if (given != 0
+        || PyDict_SetItem(kwargs, self->st->str_loop, (PyObject *)self) < 0) {
         return NULL;
     }
-    if (PyDict_SetItem(kwargs, self->st->str_loop, (PyObject *)self) < 0) {
-        return NULL;
-    }
-    args = PyTuple_Pack(1, coro);
-    if (args == NULL) {
-        return NULL;
-    }
-    task = PyObject_Call(self->st->task_type, args, kwargs);
-    Py_DECREF(args);
-    return task;
+    return make_task(self, coro, kwargs);
 }
 
 PyObject *
@@ -198,7 +200,7 @@ tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
         task = NULL;
     }
     else if (self->task_factory == NULL) {
-        task = make_task(self, coro, kwargs);
+        task = create_other_task(self, coro, kwargs);
     }
     else if (factory_gets_all()) {
         task = call_factory(self, coro, kwargs);

@@ -27,7 +27,7 @@ typedef struct TulipState {
     UvtTlsState tls;
     PyTypeObject *datagram_type;        /* an asyncio.DatagramTransport */
     PyObject *future_type;              /* asyncio.Future */
-    PyObject *task_type;                /* asyncio.Task */
+    PyObject *tasks_names;              /* asyncio.tasks.__dict__ */
     PyObject *buffered_protocol_type;   /* asyncio.BufferedProtocol */
     PyObject *socket_type;              /* socket.socket, and the plain numbers */
     PyObject *socket_family;            /* that its base has as `family`, ... */
@@ -69,6 +69,7 @@ typedef struct TulipState {
     PyObject *str_sendto;
     PyObject *str_set_exception;
     PyObject *str_set_result;
+    PyObject *str_Task;
 } TulipState;
 
 extern struct PyModuleDef tulip_module;

@@ -59,6 +59,14 @@ PyObject_GetOptionalAttr(PyObject *obj, PyObject *name, PyObject **result)
     PyErr_Clear();
     return 0;
 }
+
+/* The same of a dict's item (3.13). */
+static inline int
+PyDict_GetItemRef(PyObject *dict, PyObject *key, PyObject **result)
+{
+    *result = Py_XNewRef(PyDict_GetItemWithError(dict, key));
+    return *result != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
 #define Py_IsFinalizing _Py_IsFinalizing
 
 /* 1: a new reference in *result; 0: the object is gone; -1: error (3.13). */
