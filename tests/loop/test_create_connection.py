@@ -424,7 +424,6 @@ def test_local_addr_of_another_family(listener, no_leak):
         ({"server_hostname": "h", "host": "h"}, ValueError, "server_hostname"),
         ({"ssl_handshake_timeout": 1, "host": "h"}, ValueError, "ssl_handshake"),
         ({"ssl_shutdown_timeout": 1, "host": "h"}, ValueError, "ssl_shutdown"),
-        ({"ssl": True, "host": "h", "port": 1}, NotImplementedError, "ssl="),
     ],
 )
 def test_bad_arguments(kwargs, error, text):
