@@ -37,6 +37,10 @@ typedef struct TulipLoop {
     uv_async_t *wakeup_uv;          /* of wakeup */
     PyObject *deadline;             /* uv.Timer that ends a poll, or NULL */
     struct TulipStream *dirty;      /* transports with unflushed writes */
+    struct TulipStream **dirty_end; /* where the next one is linked in */
+    int64_t dirty_since;            /* of the first that waits for others, ns */
+    unsigned dirty_count;           /* of those that wait for others */
+    unsigned prompt;                /* so many are not to wait */
     char *tls_slab;                 /* for a batch of ciphertext, or NULL */
     PyObject *readiness;            /* {fd: Watcher} of add_reader, add_writer */
     unsigned idle_watchers;         /* those in it without a callback */

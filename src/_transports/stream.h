@@ -219,15 +219,6 @@ extern PyMethodDef tulip_read_methods[];
 
 /* ---- writebuf.c ---- */
 
-/* Flushes every transport that has unsent writes: one vectored write each;
- * and then those with unsent datagrams.
- * Called by the loop after each batch of callbacks, after each poll and before
- * it closes.  May call Python, never leaves an exception set. */
-void tulip_flush_dirty(TulipLoop *loop);
-/* For the loop's own traverse and clear. */
-int tulip_dirty_traverse(TulipLoop *loop, visitproc visit, void *arg);
-void tulip_dirty_clear(TulipLoop *loop);
-
 /* Sends what the kernel takes of the queue, unless a request is under way. */
 void tulip_stream_flush(TulipStream *self);
 void tulip_stream_drop_queue(TulipStream *self);
@@ -243,13 +234,27 @@ UVT_CHECKED int tulip_queue_part(TulipStream *self, PyObject *piece, char *base,
 Py_ssize_t tulip_queue_small(TulipStream *self, PyObject *const *items,
                              Py_ssize_t count);
 UVT_CHECKED int tulip_queue_copy(TulipStream *self, const char *base, size_t len);
-/* Sees to it that what was queued is sent, and to flow control. */
-void tulip_queue_done(TulipStream *self);
 /* Sends memory that may change right after: what the kernel does not take is
  * copied.  -1 with MemoryError. */
 UVT_CHECKED int tulip_stream_send(TulipStream *self, const char *base, size_t len);
+
+/* ---- flush.c ---- */
+
+/* Flushes every transport that has unsent writes: one vectored write each;
+ * and then those with unsent datagrams.
+ * Called by the loop after each batch of callbacks, after each poll and before
+ * it closes.  May call Python, never leaves an exception set. */
+void tulip_flush_dirty(TulipLoop *loop);
+/* For the loop's own traverse and clear. */
+int tulip_dirty_traverse(TulipLoop *loop, visitproc visit, void *arg);
+void tulip_dirty_clear(TulipLoop *loop);
 /* Flushes it with all others, unless that comes anyway. */
 void tulip_stream_flush_later(TulipStream *self);
+/* The end of a read callback: sends what it wrote, but a little may wait for what
+ * other connections write in this poll. */
+void tulip_stream_flush_with_others(TulipStream *self);
+/* Sees to it that what was queued is sent, and to flow control. */
+void tulip_queue_done(TulipStream *self);
 
 /* ---- sendfile.c; only called with TULIP_SENDFILE ---- */
 

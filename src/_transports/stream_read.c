@@ -78,7 +78,7 @@ wanted_way(const TulipStream *self)
 
 /* ---- calling the protocol ---- */
 
-/* Calls self->receive(arg) and sends what it wrote. */
+/* Calls self->receive(arg) and sees to it that what it wrote is sent. */
 static void
 deliver(TulipStream *self, PyObject *arg, const char *message)
 {
@@ -100,7 +100,7 @@ deliver(TulipStream *self, PyObject *arg, const char *message)
     self->flags &= ~(unsigned)TULIP_IN_CALLBACK;
     if (result != NULL) {
         Py_DECREF(result);
-        tulip_stream_flush(self);
+        tulip_stream_flush_with_others(self);
         return;
     }
     exc = PyErr_GetRaisedException();

@@ -8,7 +8,6 @@
  * belongs to its transport until uv_write takes it, and then to libuv.
  */
 #include "stream.h"
-#include "datagram.h"
 #include "tls_layer.h"
 #include <string.h>
 
@@ -465,78 +464,4 @@ tulip_stream_send(TulipStream *self, const char *base, size_t len)
         tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed(self));
     }
     return 0;
-}
-
-/* ---- the list of transports with something to send ---- */
-
-static void
-list_dirty(TulipStream *self)
-{
-    self->flags |= TULIP_LISTED;
-    self->next_dirty = self->loop->dirty;
-    self->loop->dirty = (TulipStream *)Py_NewRef(self);
-}
-
-void
-tulip_stream_flush_later(TulipStream *self)
-{
-    if (!(self->flags & (TULIP_LISTED | TULIP_IN_CALLBACK))) {
-        list_dirty(self);
-    }
-}
-
-void
-tulip_flush_dirty(TulipLoop *loop)
-{
-    TulipStream *self;
-    do {
-        while ((self = loop->dirty) != NULL) {
-            loop->dirty = self->next_dirty;
-            self->next_dirty = NULL;
-            self->flags &= ~(unsigned)TULIP_LISTED;
-            tulip_stream_flush(self);
-            Py_DECREF(self);
-        }
-        tulip_flush_datagrams(loop);
-    } while (loop->dirty != NULL);
-}
-
-int
-tulip_dirty_traverse(TulipLoop *loop, visitproc visit, void *arg)
-{
-    for (TulipStream *self = loop->dirty; self != NULL; self = self->next_dirty) {
-        Py_VISIT(self);
-    }
-    return tulip_datagrams_traverse(loop, visit, arg);
-}
-
-void
-tulip_dirty_clear(TulipLoop *loop)
-{
-    TulipStream *self;
-    while ((self = loop->dirty) != NULL) {
-        loop->dirty = self->next_dirty;
-        self->next_dirty = NULL;
-        self->flags &= ~(unsigned)TULIP_LISTED;
-        Py_DECREF(self);
-    }
-    tulip_datagrams_clear(loop);
-}
-
-/* Something was queued: see to it that it is sent. */
-void
-tulip_queue_done(TulipStream *self)
-{
-    bool much = self->queued > tulip_stream_high(self);
-    if (much || self->sending != NULL || self->loop->thread_id == 0) {
-        /* Another thread only queues. */
-        if (tulip_stream_on_thread(self)) {
-            Py_INCREF(self);    /* errors and pause_writing call Python */
-            tulip_stream_flush(self);
-            tulip_stream_maybe_pause(self);
-            Py_DECREF(self);
-            return;
-        }
-    }
-    tulip_stream_flush_later(self);
 }
