@@ -71,7 +71,7 @@ class Child:
         self._poll: Poll | None = None
         loop._children.add(self)
         if not self._watch_descriptor():
-            loop._silent_children.add(self)
+            self._ask_for_it()
 
     def _watch_descriptor(self) -> bool:
         try:
@@ -91,7 +91,12 @@ class Child:
             self._fd = -1  # Somebody has closed it: the number is not ours now.
         if not self.check() and error is not None:
             self._close()
-            self._loop._silent_children.add(self)
+            self._ask_for_it()
+
+    def _ask_for_it(self) -> None:
+        if self._loop._silent_children is None:
+            self._loop._silent_children = SilentChildren(self._loop)
+        self._loop._silent_children.add(self)
 
     def check(self) -> bool:
         """If the child has ended, tell, and wait no more."""
@@ -104,7 +109,8 @@ class Child:
     def forget(self) -> None:
         """Wait no more."""
         self._loop._children.discard(self)
-        self._loop._silent_children.discard(self)
+        if self._loop._silent_children is not None:
+            self._loop._silent_children.discard(self)
         self._close()
 
     def _close(self) -> None:
@@ -145,6 +151,7 @@ class SilentChildren:
         if child in self._children:
             self._children.discard(child)
             if not self._children:
+                self._loop._silent_children = None
                 self._listen_no_more()
 
     def _listen(self) -> None:

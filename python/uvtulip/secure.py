@@ -62,6 +62,8 @@ class TLS:
         self.hostname = (not server_side and hostname) or None
         if context is None or isinstance(context, bool):
             context = _default_context(server_side, hostname)
+        elif not hasattr(context, "wrap_bio"):
+            raise TypeError(f"ssl argument must be an SSLContext, got {context!r}")
         self.context = context
 
     def transport(

@@ -17,13 +17,15 @@ import subprocess
 import warnings
 from asyncio.log import logger
 
-from .children import Child, SilentChildren, reap
+from .children import Child, reap
 from .pipes import PipeLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import IO, Any, TypeVar
+
+    from .children import SilentChildren
 
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
     _Args = str | bytes | tuple[Any, ...]
@@ -407,12 +409,13 @@ class SubprocessLoop(PipeLoop):
     __slots__ = ("_children", "_silent_children")
 
     _children: set[Child]
-    _silent_children: SilentChildren
+    # None when there are none, so that loop and object do not hold each other.
+    _silent_children: SilentChildren | None
 
     def __init__(self) -> None:
         super().__init__()
         self._children = set()
-        self._silent_children = SilentChildren(self)
+        self._silent_children = None
 
     async def subprocess_shell(
         self,
