@@ -7,12 +7,9 @@
  * number again at any time.  So nothing is watched without a callback: the Poll
  * is stopped when the last one goes.  A stopped one is kept for the next
  * add_reader(), which starts it whether or not it seems started, as the number
- * can mean another file by then.  Only descriptors that were non-blocking
- * before are kept like this: the others become blocking again by the closing of
- * their Poll.
+ * can mean another file by then.
  */
 #include "eventloop.h"
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #define MAX_IDLE 256
@@ -25,7 +22,6 @@ typedef struct Watcher {
     TulipCallback *writer;
     PyObject *fileobj;          /* NULL: a number was given */
     int fd;
-    bool keep;                  /* may be kept without a callback */
     dev_t device;               /* of the file that is watched ... */
     ino_t inode;                /* ... since the last add */
 } Watcher;
@@ -282,13 +278,6 @@ open_poll(Watcher *self)
     return 0;
 }
 
-static bool
-is_nonblocking(int fd)
-{
-    int flags = fcntl(fd, F_GETFL);
-    return flags >= 0 && (flags & O_NONBLOCK) != 0;
-}
-
 /* A watcher without callbacks, in the dict; borrowed. */
 static Watcher *
 add(TulipLoop *loop, int fd)
@@ -308,7 +297,6 @@ add(TulipLoop *loop, int fd)
     }
     self->loop = (TulipLoop *)Py_NewRef(loop);
     self->fd = fd;
-    self->keep = is_nonblocking(fd);
     key = PyLong_FromLong(fd);
     if (key != NULL && open_poll(self) == 0) {
         rc = PyDict_SetItem(loop->readiness, key, (PyObject *)self);
@@ -375,7 +363,7 @@ stop(Watcher *self)
     if (mask == 0) {
         Py_CLEAR(self->fileobj);
         loop->idle_watchers++;
-        if (!self->keep || loop->idle_watchers > MAX_IDLE) {
+        if (loop->idle_watchers > MAX_IDLE) {
             discard(self);
         }
     }

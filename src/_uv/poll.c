@@ -237,9 +237,19 @@ uvt_poll_create(PyObject *loop, int fd)
 {
     PyTypeObject *type = ((UvtLoop *)loop)->st->poll_type;
     PyObject *self = uvt_handle_new(type, NULL, NULL);
-    if (self != NULL && open_poll((UvtHandle *)self, loop, fd) < 0) {
-        Py_CLEAR(self);
+    UvtPoll *poll;
+    if (self == NULL) {
+        return NULL;
     }
+    if (open_poll((UvtHandle *)self, loop, fd) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    /* At once, as the mode belongs to everybody who has the open file: standard
+     * input and output are one when they are a terminal. */
+    poll = (UvtPoll *)&((UvtHandle *)self)->box->uv.poll;
+    restore(poll, fd);
+    poll->blocking = false;
     return self;
 }
 

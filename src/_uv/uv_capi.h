@@ -102,7 +102,7 @@ typedef struct UvtCAPI {
     PyObject *(*tcp_new)(PyObject *loop, unsigned flags);
     PyObject *(*timer_new)(PyObject *loop);
     PyObject *(*async_new)(PyObject *loop);
-    PyObject *(*poll_new)(PyObject *loop, int fd);
+    PyObject *(*poll_new)(PyObject *loop, int fd);  /* fd may block on */
     /* The libuv handle; borrowed from the object.  NULL with an exception when
      * it is no handle, of another type than `type` (UV_UNKNOWN_HANDLE: any),
      * not initialised, or closing. */

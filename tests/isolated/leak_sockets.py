@@ -1,7 +1,9 @@
-"""sock_*() on many sockets, finished, failed and cancelled: nothing stays behind."""
+"""sock_*(), sendfile() and getaddrinfo(), finished, failed and cancelled: nothing
+stays behind."""
 
 import asyncio
 import socket
+import tempfile
 
 from leakcheck import check
 
@@ -96,5 +98,51 @@ def closed_while_waiting(count):
         two.close()
 
 
+async def send_files(count):
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(3_000_000))
+        file.flush()
+        for i in range(count):
+            transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+            sending = loop.create_task(loop.sendfile(transport, file))
+            await asyncio.sleep(0)
+            if i % 3 == 0:
+                transport.abort()
+            elif i % 3 == 1:
+                sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            transport.close()
+    server.close()
+    await server.wait_closed()
+
+
+def files(count):
+    with asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner:
+        runner.run(send_files(count))
+
+
+async def look_up(count):
+    loop = asyncio.get_running_loop()
+    for i in range(count):
+        await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+        task = loop.create_task(loop.getaddrinfo("localhost", 80))
+        await asyncio.sleep(0)
+        if i % 2:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        failing = loop.getaddrinfo("no-number", 80, flags=socket.AI_NUMERICHOST)
+        await asyncio.gather(failing, return_exceptions=True)
+
+
+def lookups(count):
+    with asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner:
+        runner.run(look_up(count))
+
+
 check("sockets", work, 2_000, 300)
+check("files", files, 300, 300)
+check("lookups", lookups, 2_000, 300)
 check("loops closed while a socket is waited for", closed_while_waiting, 2_000, 300)

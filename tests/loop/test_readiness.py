@@ -402,20 +402,21 @@ def test_raw_polls_and_watchers_exclude_each_other(loop, pair):
     loop.remove_reader(a)
 
 
-def test_the_blocking_mode_is_given_back(loop):
+def test_the_blocking_mode_is_left_alone(loop):
+    """It belongs to all who have the open file, other processes too."""
     reader, writer = os.pipe()
     try:
-        assert os.get_blocking(reader)
-        loop.add_reader(reader, print)
-        turn(loop)
-        loop.remove_reader(reader)
-        turn(loop)
-        assert os.get_blocking(reader)
-        os.set_blocking(reader, False)
-        loop.add_reader(reader, print)
-        loop.remove_reader(reader)
-        turn(loop)
-        assert not os.get_blocking(reader)
+        for mode in (True, False, True):
+            os.set_blocking(reader, mode)
+            loop.add_reader(reader, print)
+            assert os.get_blocking(reader) == mode
+            turn(loop)
+            assert os.get_blocking(reader) == mode
+            # The program may change it meanwhile.
+            os.set_blocking(reader, not mode)
+            loop.remove_reader(reader)
+            turn(loop)
+            assert os.get_blocking(reader) == (not mode)
     finally:
         os.close(reader)
         os.close(writer)

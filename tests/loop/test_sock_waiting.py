@@ -7,12 +7,14 @@ import gc
 import os
 import resource
 import socket
+import warnings
 import weakref
 
 import pytest
 
 import uvtulip
 from aiosupport import open_descriptors, run, turns
+from forksupport import in_child
 from streamsupport import reset, tcp_pair
 from uvtulip import uv
 
@@ -553,6 +555,43 @@ def test_a_loop_that_is_dropped_with_waits(pair):
     gc.collect()
     assert gone() is None
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("how", ["collect", "close the sockets"])
+def test_a_forked_child_does_not_disturb(pair, how):
+    """It has the same open epoll, and the same open sockets."""
+    one, two = pair
+
+    async def start(loop):
+        task = loop.create_task(loop.sock_recv(one, 10))
+        await turns()
+        return task
+
+    with warnings.catch_warnings():
+        # The tests may have left threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loop = uvtulip.new_event_loop()
+        task = loop.run_until_complete(start(loop))
+
+        def child():
+            nonlocal loop, task
+            if how == "collect":
+                task._log_destroy_pending = False
+                loop = task = None
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ResourceWarning)
+                    gc.collect()
+            else:
+                one.close()
+                two.close()
+
+        in_child(child)
+    two.send(b"x")
+    assert loop.run_until_complete(task) == b"x"
+    task = loop.run_until_complete(start(loop))
+    two.send(b"y")
+    assert loop.run_until_complete(task) == b"y"
+    loop.close()
 
 
 def test_many_sockets_at_once():
