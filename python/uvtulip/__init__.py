@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import uv
+    from .certificate import Certificate
     from .policy import EventLoopPolicy, install
     from .runner import run
+    from .sessions import ResumingContext
     from .tls import tls_backend
 
 __all__ = (
+    "Certificate",
     "EventLoopPolicy",
     "Loop",
+    "ResumingContext",
     "Server",
     "__version__",
     "get_include",
@@ -45,7 +49,9 @@ def get_include() -> str:
 # Where to find what is loaded when somebody asks for it: what few programs need,
 # and the policy, whose base classes Python 3.14 warns about.
 _LATER = {
+    "Certificate": "certificate",
     "EventLoopPolicy": "policy",
+    "ResumingContext": "sessions",
     "install": "policy",
     "run": "runner",
     "tls_backend": "tls",

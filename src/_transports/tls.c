@@ -118,6 +118,10 @@ tls_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         return NULL;
     }
     self->ssl_object = Py_NewRef(self->engine->object);
+    if (!server_side && (PyObject *)Py_TYPE(context) != st->tls.context_type
+        && PyObject_HasAttrString(context, "keep_session")) {
+        self->flags |= TLS_KEEPS;
+    }
     self->backend = self->engine->backend;
     return (PyObject *)self;
 }

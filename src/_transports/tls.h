@@ -48,6 +48,7 @@ enum {
     TLS_CLOSED = 1 << 15,       /* is_closing() */
     TLS_FED = 1 << 16,          /* something came while reading */
     TLS_CONNECTED = 1 << 17,    /* the handshake is done */
+    TLS_KEEPS = 1 << 18,        /* the context wants the session at the end */
 };
 
 /* Plaintext that waits: bytes objects, and the parts of them. */

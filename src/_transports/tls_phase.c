@@ -319,6 +319,19 @@ tulip_tls_under_eof(TulipTLS *self)
     }
 }
 
+/* Hands the session to a ResumingContext. */
+static void
+keep_session(TulipTLS *self)
+{
+    PyObject *result = PyObject_CallMethod(self->ssl_context, "keep_session", "O",
+                                           self->ssl_object);
+    if (result == NULL) {
+        tulip_loop_report(self->loop, "A TLS session could not be kept",
+                          (PyObject *)self, self->protocol, NULL);
+    }
+    Py_XDECREF(result);
+}
+
 static void
 lose(PyObject *owner, PyObject *exc)
 {
@@ -347,6 +360,10 @@ tulip_tls_lost(TulipTLS *self, PyObject *exc)
     self->stream = NULL;
     stop_timer(self);
     tulip_tls_drop_queue(self);
+    if ((self->flags & (TLS_KEEPS | TLS_CONNECTED))
+        == (TLS_KEEPS | TLS_CONNECTED)) {
+        keep_session(self);
+    }
     if ((self->flags & TLS_MADE) && self->protocol != NULL) {
         self->flags &= ~(unsigned)TLS_MADE;
         result = tulip_tls_call(self, self->loop->st->str_connection_lost,

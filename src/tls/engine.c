@@ -18,7 +18,7 @@
     DO(do_handshake) DO(pending) DO(read) DO(shutdown) DO(unwrap) DO(write)
 
 #define FOR_EACH_OBJECT(DO) \
-    DO(memory_bio) DO(object_type) DO(sslobj_type) DO(error) \
+    DO(memory_bio) DO(context_type) DO(object_type) DO(sslobj_type) DO(error) \
     DO(certificate_error) DO(want_read) DO(want_write) DO(syscall_error) \
     DO(zero_return)
 
@@ -30,6 +30,7 @@ import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
         const char *name;
     } names[] = {
         {&st->memory_bio, ssl, "MemoryBIO"},
+        {&st->context_type, ssl, "SSLContext"},
         {&st->object_type, ssl, "SSLObject"},
         {&st->sslobj_type, low, "_SSLSocket"},
         {&st->error, ssl, "SSLError"},

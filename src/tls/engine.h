@@ -31,6 +31,7 @@ typedef struct UvtTlsState {
     bool portable;              /* by choice: not even try to be direct */
     UvtOpenSSL *openssl;        /* NULL: only the portable way */
     PyObject *memory_bio;       /* ssl.MemoryBIO */
+    PyObject *context_type;     /* ssl.SSLContext */
     PyObject *object_type;      /* ssl.SSLObject */
     PyObject *sslobj_type;      /* _ssl._SSLSocket */
     PyObject *error;            /* ssl.SSLError */
