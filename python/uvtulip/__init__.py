@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from . import uv
     from .certificate import Certificate
+    from .metrics import LoopMetrics
     from .policy import EventLoopPolicy, install
     from .runner import run
     from .sessions import ResumingContext
@@ -27,6 +28,7 @@ __all__ = (
     "Certificate",
     "EventLoopPolicy",
     "Loop",
+    "LoopMetrics",
     "ResumingContext",
     "Server",
     "__version__",
@@ -51,6 +53,7 @@ def get_include() -> str:
 _LATER = {
     "Certificate": "certificate",
     "EventLoopPolicy": "policy",
+    "LoopMetrics": "metrics",
     "ResumingContext": "sessions",
     "install": "policy",
     "run": "runner",

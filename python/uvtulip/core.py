@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from typing import Any, TypeVar
 
+    from .metrics import LoopMetrics
+
     _T = TypeVar("_T")
     _Context = dict[str, Any]
     _ExceptionHandler = Callable[[asyncio.AbstractEventLoop, _Context], object]
@@ -82,6 +84,13 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
         _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
         if not self.is_running():
             self.close()
+
+    def metrics(self) -> LoopMetrics:
+        """What the loop has counted so far.  May be called from any thread, and when
+        the loop is closed."""
+        from .metrics import LoopMetrics
+
+        return LoopMetrics._make(self._metrics())
 
     # ---- running ----
 

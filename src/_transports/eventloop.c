@@ -89,6 +89,7 @@ loop_traverse(TulipLoop *self, visitproc visit, void *arg)
     Py_VISIT(self->signal_hook);
     Py_VISIT(self->raised);
     Py_VISIT(self->current_handle);
+    Py_VISIT(self->slowest_name);
     Py_VISIT(self->dict);
     rc = tulip_ring_traverse(&self->ready, visit, arg);
     if (rc == 0) {
@@ -136,6 +137,7 @@ loop_clear(TulipLoop *self)
     Py_CLEAR(self->task_factory);
     Py_CLEAR(self->raised);
     Py_CLEAR(self->current_handle);
+    Py_CLEAR(self->slowest_name);
     Py_CLEAR(self->uv_loop);
     Py_CLEAR(self->dict);
     return 0;
@@ -278,6 +280,7 @@ loop_set_debug(TulipLoop *self, PyObject *enabled)
         return NULL;
     }
     self->debug = debug;
+    self->watched = self->debug || self->timing;
     Py_RETURN_NONE;
 }
 
@@ -504,8 +507,9 @@ tulip_loop_setup(PyObject *module, TulipState *st)
     if (tulip_add_type(module, &st->loop_type, &loop_spec, NULL) < 0) {
         return -1;
     }
-    if (tulip_add_methods(st->loop_type, tulip_sock_methods) < 0) {
+    if (tulip_add_methods(st->loop_type, tulip_sock_methods) < 0
+        || tulip_add_methods(st->loop_type, tulip_lookup_methods) < 0) {
         return -1;
     }
-    return tulip_add_methods(st->loop_type, tulip_lookup_methods);
+    return tulip_add_methods(st->loop_type, tulip_metrics_methods);
 }

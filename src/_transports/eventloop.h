@@ -54,6 +54,12 @@ typedef struct TulipLoop {
     PyObject *raised;               /* what _run has to raise, or NULL */
     PyObject *current_handle;       /* debug mode: the one that runs */
     double slow_callback_duration;
+    bool watched;                   /* each callback is timed: in debug mode, and
+                                     * when it was asked for */
+    bool timing;                    /* when it was asked for */
+    size_t most_ready;              /* the longest batch so far */
+    int64_t slowest;                /* of the callbacks timed so far, ns */
+    PyObject *slowest_name;         /* str; NULL: none was timed */
     unsigned long thread_id;        /* of the running thread; 0: not running */
 #ifdef Py_GIL_DISABLED
     PyMutex inbox_lock;             /* for inbox, polling, closed, wakeup_uv */
@@ -111,6 +117,12 @@ PyObject *tulip_loop_stop(TulipLoop *self, PyObject *unused);
 /* Runs the first `count` callbacks that are ready; 0, or -1 with an exception, and
  * then the rest of them stays. */
 UVT_CHECKED int tulip_loop_run_ready(TulipLoop *self, size_t count);
+
+/* ---- metrics.c ---- */
+
+/* A timed callback has ended. */
+void tulip_loop_note_slow(TulipLoop *self, PyObject *callable, int64_t took);
+extern PyMethodDef tulip_metrics_methods[];
 
 /* ---- ready.c ---- */
 

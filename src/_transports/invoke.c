@@ -163,7 +163,7 @@ tulip_callback_run(TulipCallback *self)
     return rc;
 }
 
-/* ---- debug mode ---- */
+/* ---- timed: in debug mode, and when it was asked for ---- */
 
 /* logger.warning(), as asyncio words it. */
 static int
@@ -191,16 +191,23 @@ warn_slow(TulipCallback *handle, double seconds)
 static int
 run_watched(TulipLoop *self, TulipCallback *handle)
 {
-    int64_t begin = tulip_now();
-    double seconds;
+    PyObject *callable = Py_XNewRef(handle->callable);
+    int64_t begin = tulip_now(), took;
     int rc;
-    Py_XSETREF(self->current_handle, Py_NewRef((PyObject *)handle));
+    if (self->debug) {
+        Py_XSETREF(self->current_handle, Py_NewRef((PyObject *)handle));
+    }
     rc = tulip_callback_run(handle);
-    seconds = (double)(tulip_now() - begin) / 1e9;
-    if (rc == 0 && seconds >= self->slow_callback_duration) {
-        rc = warn_slow(handle, seconds);
+    took = tulip_now() - begin;
+    if (took > self->slowest) {
+        tulip_loop_note_slow(self, callable, took);
+    }
+    if (rc == 0 && self->debug
+        && (double)took / 1e9 >= self->slow_callback_duration) {
+        rc = warn_slow(handle, (double)took / 1e9);
     }
     Py_CLEAR(self->current_handle);
+    Py_XDECREF(callable);
     return rc;
 }
 
@@ -220,11 +227,14 @@ int
 tulip_loop_run_ready(TulipLoop *self, size_t count)
 {
     int rc = 0;
+    if (count > self->most_ready) {
+        self->most_ready = count;
+    }
     for (; count > 0 && rc == 0; count--) {
         TulipCallback *handle = tulip_ring_pop(&self->ready);
         if (!handle->cancelled) {
-            rc = self->debug ? run_watched(self, handle)
-                             : tulip_callback_run(handle);
+            rc = self->watched ? run_watched(self, handle)
+                               : tulip_callback_run(handle);
         }
         release(handle);
         if (self->raised != NULL || self->forked) {

@@ -26,6 +26,7 @@ tulip_ring_grow(TulipRing *self)
     PyMem_Free(self->items);
     *self = (TulipRing){
         .items = items, .capacity = capacity, .head = 0, .tail = length,
+        .taken = self->taken + self->head,
     };
     return 0;
 }

@@ -8,6 +8,7 @@ typedef struct TulipRing {
     TulipCallback **items;
     size_t capacity;            /* a power of 2, or 0 */
     size_t head, tail;          /* tail - head is the length */
+    size_t taken;               /* + head: how many were ever popped */
 } TulipRing;
 
 static inline size_t
@@ -41,6 +42,7 @@ tulip_ring_pop(TulipRing *self)
 static inline void
 tulip_ring_rotate(TulipRing *self, size_t n)
 {
+    self->taken -= n;
     for (; n > 0; n--) {
         TulipCallback *item = tulip_ring_pop(self);
         self->items[self->tail++ & (self->capacity - 1)] = item;

@@ -288,45 +288,9 @@ loop_configure(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs)
     if (rc < 0) {
         return uvt_raise(self->st, UVT_EXC_UV, rc, "uv_loop_configure");
     }
+    self->idle_time_metered |= option == UV_METRICS_IDLE_TIME;
     Py_RETURN_NONE;
 }
-
-PyDoc_STRVAR(metrics_idle_time_doc,
-"metrics_idle_time($self, /)\n--\n\n"
-"Nanoseconds (int) that the loop has spent waiting for events; 0 unless\n"
-"configure(UV_METRICS_IDLE_TIME) was called.  Since libuv 1.39.");
-
-static PyObject *
-loop_metrics_idle_time(UvtLoop *self, PyObject *Py_UNUSED(ignored))
-{
-    if (!uvt_loop_check(self)) {
-        return NULL;
-    }
-    return PyLong_FromUnsignedLongLong(uv_metrics_idle_time(&self->core->uv));
-}
-
-#if UV_VERSION_HEX >= 0x012d00
-PyDoc_STRVAR(metrics_info_doc,
-"metrics_info($self, /)\n--\n\n"
-"(loop_count, events, events_waiting), three ints.  Since libuv 1.45.");
-
-static PyObject *
-loop_metrics_info(UvtLoop *self, PyObject *Py_UNUSED(ignored))
-{
-    uv_metrics_t metrics;
-    int rc;
-    if (!uvt_loop_check(self)) {
-        return NULL;
-    }
-    rc = uv_metrics_info(&self->core->uv, &metrics);
-    if (rc < 0) {
-        return uvt_raise(self->st, UVT_EXC_UV, rc, "uv_metrics_info");
-    }
-    return Py_BuildValue("(KKK)", (unsigned long long)metrics.loop_count,
-                         (unsigned long long)metrics.events,
-                         (unsigned long long)metrics.events_waiting);
-}
-#endif
 
 static PyObject *
 list_handles(UvtLoop *self)
@@ -476,11 +440,13 @@ static PyMethodDef loop_methods[] = {
      get_timeout_doc},
     {"configure", (PyCFunction)(void (*)(void))loop_configure, METH_FASTCALL,
      configure_doc},
-    {"metrics_idle_time", (PyCFunction)loop_metrics_idle_time, METH_NOARGS,
-     metrics_idle_time_doc},
-#if UV_VERSION_HEX >= 0x012d00
-    {"metrics_info", (PyCFunction)loop_metrics_info, METH_NOARGS,
-     metrics_info_doc},
+    {"metrics", (PyCFunction)uvt_loop_metrics, METH_NOARGS,
+     uvt_loop_metrics_doc},
+    {"metrics_idle_time", (PyCFunction)uvt_loop_metrics_idle_time, METH_NOARGS,
+     uvt_loop_metrics_idle_time_doc},
+#if UV_VERSION_HEX >= 0x012D00
+    {"metrics_info", (PyCFunction)uvt_loop_metrics_info, METH_NOARGS,
+     uvt_loop_metrics_info_doc},
 #endif
     {"walk", (PyCFunction)loop_walk, METH_O, walk_doc},
     {"fork", (PyCFunction)uvt_loop_fork, METH_NOARGS, uvt_loop_fork_doc},

@@ -48,6 +48,10 @@ typedef struct UvtLoop {
     bool initialised;
     bool closing;                   /* inside of close() */
     bool is_default;
+    UvtLoopMetrics metrics;         /* run_ms without the current run */
+    uint64_t run_began;             /* uv_now() at its begin; 0: not running */
+    uint64_t turn_began;            /* and at the last begin or end of a poll */
+    bool idle_time_metered;         /* configured with UV_METRICS_IDLE_TIME */
     struct UvtWakeup *wakeup;       /* how signals reach a blocked poll */
     PyObject *raised;               /* KeyboardInterrupt, ...: run raises it */
     const UvtLoopHooks *hooks;      /* of a C consumer, or NULL */
@@ -89,6 +93,38 @@ UVT_CHECKED int uvt_loop_turn(UvtLoop *self, uv_run_mode mode);
 void uvt_loop_run_end(UvtLoop *self);
 /* Closes every handle, runs their close callbacks, then closes the loop. */
 UVT_CHECKED int uvt_loop_close(UvtLoop *self);
+
+/* loop_metrics.c: begin and end of a run, what was counted up to now, and the
+ * methods for the table in loop.c. */
+void uvt_metrics_begin(UvtLoop *self);
+void uvt_metrics_end(UvtLoop *self);
+void uvt_loop_read_metrics(UvtLoop *self, UvtLoopMetrics *out);
+PyObject *uvt_loop_metrics(UvtLoop *self, PyObject *unused);
+PyObject *uvt_loop_metrics_idle_time(UvtLoop *self, PyObject *unused);
+PyObject *uvt_loop_metrics_info(UvtLoop *self, PyObject *unused);
+extern const char uvt_loop_metrics_doc[];
+extern const char uvt_loop_metrics_idle_time_doc[];
+extern const char uvt_loop_metrics_info_doc[];
+
+/* The callbacks of a turn are over. */
+static inline void
+uvt_metrics_turn(UvtLoop *self, uint64_t now)
+{
+    uint64_t busy = now - self->turn_began;
+    self->metrics.turns++;
+    if (busy > self->metrics.longest_ms && !self->closing) {
+        self->metrics.longest_ms = busy;
+    }
+    self->turn_began = now;
+}
+
+/* A poll that may have waited is over. */
+static inline void
+uvt_metrics_waited(UvtLoop *self, uint64_t now)
+{
+    self->metrics.idle_ms += now - self->turn_began;
+    self->turn_began = now;
+}
 
 /* Frees all that belongs to libuv without calling Python; harmless when that is
  * gone already. */

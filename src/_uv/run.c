@@ -18,6 +18,7 @@ uvt_loop_attach(UvtLoop *self)
     if (detached != NULL) {
         self->detached = NULL;
         PyEval_RestoreThread(detached);
+        uvt_metrics_waited(self, self->core->uv.time);
     }
 }
 
@@ -45,6 +46,7 @@ on_before_poll(uv_prepare_t *uv)
     if (self == NULL || self->detached != NULL) {
         return;
     }
+    uvt_metrics_turn(self, uv->loop->time);
     if (core->orphans) {
         close_orphans(core);
     }
@@ -92,6 +94,7 @@ uvt_loop_run_begin(UvtLoop *self)
         self->thread_id = 0;
         return -1;
     }
+    uvt_metrics_begin(self);
     /* A signal from just before that told nobody: the poll would not end. */
     if (PyErr_CheckSignals() < 0) {
         uvt_loop_run_end(self);
@@ -130,6 +133,7 @@ uvt_loop_run_end(UvtLoop *self)
         self->running_in_child = false;
         return;
     }
+    uvt_metrics_end(self);
     uvt_wakeup_stop(self);
     self->thread_id = 0;
 }

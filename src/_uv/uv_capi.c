@@ -100,6 +100,12 @@ capi_loop_report(PyObject *loop, PyObject *what)
 }
 
 static void
+capi_loop_metrics(PyObject *loop, UvtLoopMetrics *out)
+{
+    uvt_loop_read_metrics((UvtLoop *)loop, out);
+}
+
+static void
 capi_attach(uv_loop_t *uv)
 {
     UvtLoop *loop = uvt_loop_of(uv);
@@ -379,6 +385,7 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .udp_new = capi_udp_new,
         .udp_recv_start = capi_udp_recv_start,
         .udp_recv_stop = capi_udp_recv_stop,
+        .loop_metrics = capi_loop_metrics,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

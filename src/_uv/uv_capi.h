@@ -80,6 +80,15 @@ typedef struct UvtLoopHooks {
     void (*forked)(PyObject *owner);
 } UvtLoopHooks;
 
+/* What a loop has counted so far, in milliseconds of its own clock, which is read
+ * once for each turn anyway: a single turn is off by up to one, a sum is not. */
+typedef struct UvtLoopMetrics {
+    uint64_t turns;
+    uint64_t run_ms;            /* spent in runs, this one included */
+    uint64_t idle_ms;           /* of these, spent waiting in the poll */
+    uint64_t longest_ms;        /* the longest time between two polls */
+} UvtLoopMetrics;
+
 typedef struct UvtCAPI {
     int version;                /* UVT_CAPI_VERSION */
     size_t size;                /* sizeof(UvtCAPI) where it was built */
@@ -142,6 +151,9 @@ typedef struct UvtCAPI {
 
     /* The owner given to consume(), borrowed; NULL: the handle is Python's. */
     PyObject *(*consumer_owner)(PyObject *handle);
+
+    /* What the loop, which may be closed, has counted. */
+    void (*loop_metrics)(PyObject *loop, UvtLoopMetrics *out);
 } UvtCAPI;
 
 static inline const UvtCAPI *

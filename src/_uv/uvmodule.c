@@ -95,6 +95,7 @@ module_exec(PyObject *module)
         || uvt_task_setup(module, st) < 0
         || uvt_work_setup(module, st) < 0
         || uvt_dns_setup(module, st) < 0
+        || uvt_loop_metrics_setup(module, st) < 0
         || uvt_fs_setup(module, st) < 0
         || uvt_fsevent_setup(module, st) < 0
         || uvt_fspoll_setup(module, st) < 0

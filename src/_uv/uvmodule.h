@@ -38,6 +38,7 @@ typedef enum {
 
 /* The struct sequences.  Each is described by the file that fills it. */
 typedef enum {
+    UVT_SEQ_METRICS,
     UVT_SEQ_STAT,
     UVT_SEQ_DIRENT,
     UVT_SEQ_STATFS,
@@ -129,6 +130,7 @@ UVT_CHECKED int uvt_fspoll_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_task_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_work_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_dns_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_loop_metrics_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_util_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_thread_setup(PyObject *module, UvtState *st);

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, final, overload
+from typing import Any, Final, Self, TypeAlias, final, overload
 
 from _typeshed import (
     FileDescriptorLike,
     ReadableBuffer,
     StrOrBytesPath,
     WriteableBuffer,
+    structseq,
 )
 from typing_extensions import disjoint_base
 
@@ -92,6 +93,35 @@ def socketpair(
 def pipe(nonblock: bool = False) -> tuple[int, int]: ...
 def kill(pid: int, signum: int, /) -> None: ...
 
+@final
+class LoopMetrics(
+    structseq[Any],
+    tuple[int, float, float, float, int | None, int | None, int | None],
+):
+    __match_args__: Final = (
+        "loop_count",
+        "run_time",
+        "wait_time",
+        "longest_turn",
+        "idle_time",
+        "events",
+        "events_waiting",
+    )
+    @property
+    def loop_count(self) -> int: ...
+    @property
+    def run_time(self) -> float: ...
+    @property
+    def wait_time(self) -> float: ...
+    @property
+    def longest_turn(self) -> float: ...
+    @property
+    def idle_time(self) -> int | None: ...
+    @property
+    def events(self) -> int | None: ...
+    @property
+    def events_waiting(self) -> int | None: ...
+
 @disjoint_base
 class Loop:
     def __init__(self) -> None: ...
@@ -115,6 +145,7 @@ class Loop:
     def fileno(self) -> int: ...
     def get_timeout(self) -> float: ...
     def configure(self, option: int, value: int = 0, /) -> None: ...
+    def metrics(self) -> LoopMetrics: ...
     def metrics_idle_time(self) -> int: ...
     def metrics_info(self) -> tuple[int, int, int]: ...
     def walk(self, callback: Callable[[Handle], object], /) -> None: ...

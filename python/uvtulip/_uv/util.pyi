@@ -1,6 +1,6 @@
 """What libuv knows of the process and its system."""
 
-from typing import Any, Final, TypeVar, final, overload
+from typing import Any, Final, Self, TypeVar, final, overload
 
 from _typeshed import FileDescriptorLike, StrOrBytesPath, structseq
 
@@ -192,7 +192,7 @@ class timespec(structseq[Any], tuple[int, int]):
     def nsec(self) -> int: ...
 
 class SignalChecker(Poll):
-    def __init__(self, loop: Loop, fd: FileDescriptorLike) -> None: ...
+    def __new__(cls, loop: Loop, fd: FileDescriptorLike) -> Self: ...
     def start(self) -> None: ...  # type: ignore[override]
 
 def hrtime() -> int: ...
