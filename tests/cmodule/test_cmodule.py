@@ -5,9 +5,12 @@ import importlib.util
 import os
 import pathlib
 import shlex
+import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
+import tracemalloc
 import weakref
 
 import pytest
@@ -26,6 +29,10 @@ def build(name, folder):
          "-Wall", "-Werror", "-I", sysconfig.get_path("include"),
          "-I", uvtulip.get_include(), str(source), *shlex.split(libuv),
          "-o", str(target)], check=True)
+    return load(name, target)
+
+
+def load(name, target):
     spec = importlib.util.spec_from_file_location(name, target)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,7 +41,19 @@ def build(name, folder):
 
 @pytest.fixture(scope="session")
 def linecount(tmp_path_factory):
-    return build("linecount", tmp_path_factory.mktemp("cmodule"))
+    """A project of its own, built by pip outside of this tree."""
+    folder = tmp_path_factory.mktemp("linecount")
+    here = pathlib.Path(__file__).with_name("linecount")
+    project = shutil.copytree(here, folder / "project")
+    tools = {"PATH": os.pathsep.join([os.path.dirname(sys.executable),
+                                      os.environ["PATH"]])}
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install",
+         "--quiet", "--no-build-isolation", "--no-deps", "--no-index",
+         "--target", str(folder / "site"), str(project)],
+        check=True, env={**os.environ, **tools})
+    (target,) = (folder / "site").glob("linecount*.so")
+    return load("linecount", target)
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +89,38 @@ def test_counts_without_python(linecount, loop):
     loop.run()
     assert seen == [(4, 15, uv.errno.UV_EOF)]
     assert handle.closed
+
+
+def test_makes_no_object_for_what_is_read(linecount, loop):
+    """The sender is another process, so all that this one does is read."""
+    handle = uv.TCP(loop)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = subprocess.Popen([
+            sys.executable, "-c",
+            f"""if True:
+                import socket
+                with socket.create_connection(("127.0.0.1",
+                                               {listener.getsockname()[1]})) as sock:
+                    for _ in range(200):
+                        sock.sendall(b"x" * 99_999 + b"\\n")
+            """])
+        accepted, _ = listener.accept()
+        handle.open(accepted.detach())
+    seen = []
+    linecount.count(handle, lambda *args: seen.append(args))
+    loop.run(uv.UV_RUN_ONCE)        # the loop has its buffer now
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        loop.run()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sender.wait() == 0
+    assert seen == [(200, 20_000_000, uv.errno.UV_EOF)]
+    # A single read as an object would be more.
+    assert peak - before < 16_000
 
 
 def test_consumed_handle_refuses_python(linecount, loop):

@@ -1,8 +1,12 @@
-/* A client of uvtulip's C API: counts the lines of a TCP stream without a
- * Python object for what is read.  linecount.count(handle, done) takes over a
- * connected uv.TCP; at the end of the stream it closes the handle and, when
- * that is done, calls done(lines, bytes, errorno).  Built by test_cmodule.py
- * against the installed header.
+/* A client of uvtulip's C API: counts the lines of a TCP stream without a Python
+ * object for what is read.  linecount.count(handle, done) takes over a connected
+ * uv.TCP; at the end of the stream it closes the handle and, when that is done,
+ * calls done(lines, bytes, errorno).
+ *
+ * A project of its own, as a user of the C API would have: it knows of uvtulip
+ * no more than the installed header.  All functions run attached, on the thread of
+ * the handle's loop.  The handle keeps the counter while it is consumed, and the
+ * counter the handle until it is closed.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
