@@ -7,6 +7,7 @@ harm the tests after them.  A test that some version of Python lacks is no matte
 INTERNALS = "uses internals of the selector loop (_selector, _run_once, _stop_serving)"
 SSL_INTERNALS = "uses internals of asyncio.sslproto (_ssl_protocol, _write_backlog)"
 MOCKS = "mocks the signal module that asyncio.unix_events uses, or uses internals of it"
+WATCHER = "about the policy's child watcher, which uvtulip does not ask"
 PATCHES = "patches the socket module that asyncio.base_events uses"
 
 FAILING: dict[str, str] = {
@@ -18,6 +19,8 @@ FAILING: dict[str, str] = {
     ".test_create_server_multiple_hosts_ipv6": PATCHES,
     "test_events.SelectEventLoopTests.test_prompt_cancellation": INTERNALS,
     "test_events.SelectEventLoopTests.test_timeout_rounding": INTERNALS,
+    "test_subprocess.GenericWatcherTests"
+    ".test_create_subprocess_fails_with_inactive_watcher": WATCHER,
     "test_unix_events.SelectorEventLoopSignalTests"
     ".test_add_signal_handler_install_error": MOCKS,
     "test_unix_events.SelectorEventLoopSignalTests"
@@ -67,9 +70,6 @@ FAILING: dict[str, str] = {
 EXCLUDED: dict[str, str] = {
     "test_subprocess.SubprocessFastWatcherTests": "FastChildWatcher, a child watcher of"
     " the policy that uvtulip does not ask, waits for any child and so takes its own",
-    "test_subprocess.GenericWatcherTests"
-    ".test_create_subprocess_fails_with_inactive_watcher": "about the policy's child"
-    " watcher, which uvtulip does not ask",
 }
 
 

@@ -449,7 +449,7 @@ def test_pipesize():
         popen = process._transport.get_extra_info("subprocess")
         size = fcntl.fcntl(popen.stdin, fcntl.F_GETPIPE_SZ)
         assert size == 8192
-        await process.communicate()
+        await process.communicate(b"")
 
     run(main())
 

@@ -576,7 +576,7 @@ def test_running_out_of_descriptors():
         async def main():
             loop = asyncio.get_running_loop()
             process = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
-            await process.communicate()
+            await process.communicate(b"")
             used = len(os.listdir("/proc/self/fd")) - 1
             before = set(os.listdir("/proc/self/fd"))
             outcomes = set()
@@ -651,7 +651,7 @@ def test_debug_log(caplog):
         process = await asyncio.create_subprocess_exec(
             "true", "secret", stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT
         )
-        await process.communicate()
+        await process.communicate(b"")
         process = await asyncio.create_subprocess_shell("exit 3")
         await process.wait()
 
