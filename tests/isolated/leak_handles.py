@@ -1,10 +1,13 @@
 """10,000 life cycles of each raw handle: no block, reference or descriptor more."""
 
+import os
+import pty
 import socket
 
 from leakcheck import check
 
 from uvtulip import uv
+from uvtulip.uv import dns
 
 loop = uv.Loop()
 
@@ -108,6 +111,100 @@ def udp(count):
     drain()
 
 
+def ipc(count):
+    """A handle sent over a pipe, and accepted."""
+    for _ in range(count):
+        one, two = uv.Pipe(loop, True), uv.Pipe(loop, True)
+        for end, fd in zip((one, two), uv.socketpair(), strict=True):
+            end.open(fd)
+        sent = uv.UDP(loop)
+        sent.bind(("127.0.0.1", 0))
+
+        def on_read(handle, data, error, sent=sent, one=one):
+            taker = uv.UDP(loop)
+            handle.accept(taker)
+            for each in (taker, handle, sent, one):
+                each.close()
+
+        two.start_read(on_read)
+        one.write(b"x", lambda handle, error: None, sent)
+        drain()
+
+
+def read_into(count):
+    for _ in range(count):
+        a, b = socket.socketpair()
+        handle = uv.Pipe(loop)
+        handle.open(a.detach())
+        handle.start_read_into(lambda h, size: bytearray(10),
+                               lambda h, nbytes, error: h.close())
+        b.send(b"x")
+        drain()
+        b.close()
+
+
+def tty(count):
+    master, slave = pty.openpty()
+    for i in range(count):
+        handle = uv.TTY(loop, slave)
+        handle.start_read(lambda *args: None)
+        if i % 10 == 0:
+            handle.set_mode(uv.UV_TTY_MODE_RAW)
+        handle.close()
+        drain()
+    os.close(master)
+    os.close(slave)
+
+
+def process(count):
+    """A tenth of the rounds start a program, the rest fail to."""
+    for i in range(count):
+        pipe = uv.Pipe(loop)
+        stdio = [None, uv.StdIO(pipe, flags=uv.UV_CREATE_PIPE | uv.UV_WRITABLE_PIPE)]
+        program = "true" if i % 10 == 0 else "a\0b" if i % 10 == 1 else "/no/such"
+        try:
+            uv.Process.spawn(loop, [program], env={"A": "B"}, stdio=stdio,
+                             exit_callback=lambda p, status, signum: p.close())
+        except (ValueError, uv.error.ProcessError):
+            pass
+        pipe.close()
+        loop.run()
+
+
+def dropped(start):
+    """Started on a loop that is then dropped."""
+    def work(count):
+        for _ in range(count // 20):
+            start(uv.Loop())
+    return work
+
+
+def lookups(count):
+    for _ in range(count):
+        dns.getaddrinfo(loop, "127.0.0.1", 1)
+        dns.getaddrinfo(loop, "127.0.0.1", 1, callback=lambda found, error: None)
+        dns.getnameinfo(loop, ("127.0.0.1", 1), 3, lambda found, error: None).cancel()
+        loop.run()
+
+
+def pool(count):
+    hook = loop.excepthook
+    loop.excepthook = lambda *args: None
+    for i in range(count):
+        loop.queue_work([list, lambda: 1 / 0][i % 2], lambda error: None)
+        if i % 50 == 0:
+            loop.run()
+    loop.run()
+    loop.excepthook = hook
+
+
+def abstract(count):
+    for i in range(count // 2):
+        handle = uv.Pipe(loop)
+        handle.connect("\0nobody", lambda h, error: h.close())
+        drain()
+
+
 def loops(count):
     for _ in range(count // 20):
         other = uv.Loop()
@@ -148,6 +245,20 @@ check("Prepare", simple(lambda: uv.Prepare(loop),
                         lambda h: h.start(lambda h: None)), ROUNDS, 200)
 check("Check", simple(lambda: uv.Check(loop),
                       lambda h: h.start(lambda h: None)), ROUNDS, 200)
+check("FSEvent", simple(lambda: uv.FSEvent(loop),
+                        lambda h: h.start(".", 0, print)), ROUNDS, 200)
+check("FSPoll", simple(lambda: uv.FSPoll(loop),
+                       lambda h: h.start(".", 100, print)), ROUNDS, 200)
+check("dropped FSPoll", dropped(lambda loop: uv.FSPoll(loop).start(".", 1, print)),
+      ROUNDS, 200)
+check("dropped work", dropped(lambda loop: loop.queue_work(list, print)), ROUNDS, 200)
+check("TTY", tty, ROUNDS, 200)
+check("Process", process, ROUNDS, 200)
+check("dns", lookups, ROUNDS, 200)
+check("queue_work", pool, ROUNDS, 200)
+check("ipc", ipc, ROUNDS, 200)
+check("read into", read_into, ROUNDS, 200)
+check("abstract", abstract, ROUNDS, 200)
 check("Poll", poll, ROUNDS, 200)
 check("Pipe", pipe, ROUNDS, 200)
 check("UDP", udp, ROUNDS, 200)

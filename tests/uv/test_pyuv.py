@@ -41,9 +41,9 @@ FUNCTIONS = {
     "errno": ["strerror"],
     "dns": ["getaddrinfo", "getnameinfo"],
     "fs": """
-        stat lstat fstat unlink rmdir mkdir chmod fchmod rename link symlink chown fchown
-        readlink realpath access open close read write fsync fdatasync ftruncate scandir
-        sendfile utime futime stat_float_times
+        stat lstat fstat unlink rmdir mkdir chmod fchmod rename link symlink chown
+        fchown readlink realpath access open close read write fsync fdatasync ftruncate
+        scandir sendfile utime futime stat_float_times
     """.split(),
     "util": """
         hrtime get_free_memory get_total_memory loadavg uptime resident_set_memory
