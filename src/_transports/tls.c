@@ -195,9 +195,8 @@ tls_dealloc(TulipTLS *self)
 
 /* ---- methods ---- */
 
-/* RuntimeError in another thread than the one that runs the loop. */
-static bool
-check_thread(TulipTLS *self)
+bool
+tulip_tls_check_thread(TulipTLS *self)
 {
     unsigned long running = self->loop->thread_id;
     if (!tulip_loop_check_fork(self->loop)) {
@@ -230,7 +229,7 @@ static PyObject *
 tls_feed(TulipTLS *self, PyObject *data)
 {
     Py_buffer view;
-    if (!check_thread(self)
+    if (!tulip_tls_check_thread(self)
         || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
@@ -250,7 +249,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 tls_close(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
-    if (!check_thread(self)) {
+    if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
     tulip_tls_begin_close(self);
@@ -264,7 +263,7 @@ PyDoc_STRVAR(force_close_doc,
 static PyObject *
 tls_force_close(TulipTLS *self, PyObject *exc)
 {
-    if (!check_thread(self)) {
+    if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
     tulip_tls_force_close(self, exc == Py_None ? NULL : exc);
@@ -279,7 +278,7 @@ PyDoc_STRVAR(abort_doc,
 static PyObject *
 tls_abort(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
-    if (!check_thread(self)) {
+    if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
     /* What was written in this callback counts as written before. */
@@ -317,7 +316,7 @@ tls_set_protocol(TulipTLS *self, PyObject *const *args, Py_ssize_t nargs,
 {
     PyObject *protocol = tulip_only_arg("set_protocol", "protocol", args, nargs,
                                         kwnames);
-    if (protocol == NULL || !check_thread(self)
+    if (protocol == NULL || !tulip_tls_check_thread(self)
         || tulip_tls_use_protocol(self, protocol) < 0) {
         return NULL;
     }

@@ -102,6 +102,8 @@ typedef struct TulipTLSLink {
 /* Between the two the engine stays; leaving may free it. */
 void tulip_tls_enter(TulipTLS *self);
 void tulip_tls_leave(TulipTLS *self);
+/* False with RuntimeError in another thread than the one that runs the loop. */
+UVT_CHECKED bool tulip_tls_check_thread(TulipTLS *self);
 /* Looks up what is called for each read.  -1 with an exception. */
 UVT_CHECKED int tulip_tls_use_protocol(TulipTLS *self, PyObject *protocol);
 

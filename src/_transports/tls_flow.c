@@ -58,11 +58,19 @@ tulip_tls_maybe_resume(TulipTLS *self)
     }
 }
 
+static bool
+is_empty(PyObject *args, PyObject *kwds)
+{
+    return PyTuple_GET_SIZE(args) == 0 && (kwds == NULL || PyDict_Size(kwds) == 0);
+}
+
 static PyObject *
 set_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
 {
-    size_t high, low;
-    if (!tulip_parse_limits(args, kwds, &high, &low)) {
+    size_t high = TULIP_TLS_HIGH_WATER, low = TULIP_TLS_HIGH_WATER / 4;
+    if (!tulip_tls_check_thread(self)
+        || (!is_empty(args, kwds)
+            && !tulip_parse_limits(args, kwds, &high, &low))) {
         return NULL;
     }
     self->high = high;
@@ -71,6 +79,13 @@ set_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
     tulip_tls_maybe_resume(self);
     Py_RETURN_NONE;
 }
+
+PyDoc_STRVAR(set_limits_doc,
+"set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+"Call pause_writing() when more than `high` bytes wait to be sent, and\n"
+"resume_writing() when there are `low` or less.  Without arguments: 512 KiB and a\n"
+"quarter of that, asyncio's limits for TLS.\n\n"
+"Raises TypeError, and ValueError unless high >= low >= 0.");
 
 PyDoc_STRVAR(get_limits_doc,
 "get_write_buffer_limits($self, /)\n--\n\nThe limits as (low, high).");
@@ -98,7 +113,7 @@ get_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 
 PyMethodDef tulip_tls_flow_methods[] = {
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
-     METH_VARARGS | METH_KEYWORDS, tulip_set_limits_doc},
+     METH_VARARGS | METH_KEYWORDS, set_limits_doc},
     {"get_write_buffer_limits", (PyCFunction)get_limits, METH_NOARGS,
      get_limits_doc},
     {"get_write_buffer_size", (PyCFunction)get_size, METH_NOARGS, get_size_doc},

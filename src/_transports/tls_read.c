@@ -310,6 +310,9 @@ PyDoc_STRVAR(pause_reading_doc,
 static PyObject *
 tls_pause_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    if (!tulip_tls_check_thread(self)) {
+        return NULL;
+    }
     self->flags |= TLS_PAUSED;
     tulip_tls_update_reading(self);
     Py_RETURN_NONE;
@@ -322,6 +325,9 @@ PyDoc_STRVAR(resume_reading_doc,
 static PyObject *
 tls_resume_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    if (!tulip_tls_check_thread(self)) {
+        return NULL;
+    }
     if (self->flags & TLS_PAUSED) {
         self->flags &= ~(unsigned)TLS_PAUSED;
         if (self->phase == TULIP_TLS_OPEN) {

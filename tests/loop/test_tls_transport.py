@@ -262,6 +262,9 @@ def test_flow_control():
         assert transport.get_write_buffer_limits() == (1000, 100_000)
         with pytest.raises(ValueError, match="must be >="):
             transport.set_write_buffer_limits(high=1, low=2)
+        transport.set_write_buffer_limits()
+        assert transport.get_write_buffer_limits() == (128 * 1024, 512 * 1024)
+        transport.set_write_buffer_limits(100_000, 1000)
         with peer:
             total = 0
             while "pause" not in protocol.events:
@@ -827,5 +830,37 @@ def test_plain_socket_that_waits_for_nothing():
             await peer.unwrap()
         server.close()
         await server.wait_closed()
+
+    run(main())
+
+
+def test_other_threads():
+    """Writing only queues; all else is refused."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        protocol = Events()
+        transport, peer = await client_side(protocol)
+
+        def elsewhere():
+            for method in (
+                transport.close,
+                transport.abort,
+                transport.pause_reading,
+                transport.resume_reading,
+                transport.set_write_buffer_limits,
+            ):
+                with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
+                    method()
+            with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
+                transport.set_protocol(protocol)
+            transport.write(b"from another thread")
+
+        with peer:
+            await loop.run_in_executor(None, elsewhere)
+            assert await peer.exactly(19) == b"from another thread"
+            assert not transport.is_closing()
+            transport.abort()
+            assert await protocol.lost is None
 
     run(main())
