@@ -21,8 +21,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def count(loop, kind, connections, size, requests):
     """Instructions of a server that answers about `requests` requests; both."""
+    transport = "udp" if kind == "udp" else "tcp"
     if loop == "limit":
-        command = [os.path.join(HERE, "limit"), "echo", "tcp", "0", "65536"]
+        command = [os.path.join(HERE, "limit"), "echo", transport, "0", "65536"]
     else:
         command = [sys.executable, os.path.join(HERE, "servers.py"),
                    "--loop", loop, "--kind", kind]
@@ -35,7 +36,7 @@ def count(loop, kind, connections, size, requests):
             if not line.startswith("READY"):
                 sys.exit("%s: no server" % loop)
             load = subprocess.run(
-                [os.path.join(HERE, "load"), "echo", "tcp", line.split()[1],
+                [os.path.join(HERE, "load"), "echo", transport, line.split()[1],
                  "-c", str(connections), "-s", str(size), "-w", "0",
                  "-n", str(requests)], stdout=subprocess.PIPE, check=True)
             done = int(re.search(rb'"requests": (\d+)', load.stdout)[1])

@@ -8,7 +8,8 @@
 #define UVT_BUFFERS_INLINE 4
 
 /* Both arrays point at the inline ones or, for more than four pieces, into one
- * allocation.  Zero-initialise it before use; it must not move. */
+ * allocation.  It must not move; and nothing but what a get has set up, or zeros, may
+ * be released. */
 typedef struct {
     Py_ssize_t count;
     size_t nbytes;

@@ -78,27 +78,17 @@ uvt_udp_create(PyObject *loop, unsigned flags)
     return self;
 }
 
-static void
-clear_peers(UvtUDP *self)
-{
-    for (int i = 0; i < UVT_UDP_PEERS; i++) {
-        Py_CLEAR(self->peers[i].address);
-    }
-}
-
 static int
 udp_traverse(UvtUDP *self, visitproc visit, void *arg)
 {
-    for (int i = 0; i < UVT_UDP_PEERS; i++) {
-        Py_VISIT(self->peers[i].address);
-    }
-    return uvt_handle_traverse(&self->base, visit, arg);
+    int rc = uvt_udp_visit_peers(self, visit, arg);
+    return rc != 0 ? rc : uvt_handle_traverse(&self->base, visit, arg);
 }
 
 static int
 udp_clear(UvtUDP *self)
 {
-    clear_peers(self);
+    uvt_udp_clear_peers(self);
     return uvt_handle_clear(&self->base);
 }
 
@@ -106,7 +96,7 @@ static void
 udp_dealloc(UvtUDP *self)
 {
     PyObject_GC_UnTrack(self);
-    clear_peers(self);
+    uvt_udp_clear_peers(self);
     PyMem_RawFree(self->batch);
     self->batch = NULL;
     uvt_handle_dealloc(&self->base);

@@ -6,15 +6,15 @@
 #include "request.h"
 #include <netinet/in.h>
 
-#define UVT_UDP_PEERS 8
+typedef struct UvtPeer {
+    PyObject *address;              /* the tuple made of raw, or NULL */
+    struct sockaddr_in6 raw;        /* or a sockaddr_in and zeros */
+} UvtPeer;
 
 typedef struct UvtUDP {
     UvtHandle base;
     char *batch;                    /* RECVMMSG: where datagrams come in */
-    struct {
-        PyObject *address;          /* the tuple made of raw, or NULL */
-        struct sockaddr_in6 raw;    /* or a sockaddr_in and zeros */
-    } peers[UVT_UDP_PEERS];         /* the last senders, by a hash of raw */
+    UvtPeer *peers;                 /* the last senders; NULL: none yet */
     bool announcing;                /* between on_alloc and on_recv */
 } UvtUDP;
 
@@ -34,6 +34,13 @@ UVT_CHECKED bool uvt_udp_parse_target(UvtHandle *self, const char *call,
                                       PyObject *address,
                                       struct sockaddr_storage *storage,
                                       struct sockaddr **out);
+
+/* udp_peers.c.  The address of a sender, as a tuple, str or None. */
+UVT_NEW PyObject *uvt_udp_peer_address(UvtUDP *self, const struct sockaddr *addr);
+/* The sender that this very tuple was made for, or NULL. */
+const UvtPeer *uvt_udp_find_peer(const UvtUDP *self, PyObject *address);
+int uvt_udp_visit_peers(UvtUDP *self, visitproc visit, void *arg);
+void uvt_udp_clear_peers(UvtUDP *self);
 
 /* Methods of UDP. */
 PyObject *uvt_udp_start_recv(UvtHandle *self, PyObject *callback);

@@ -11,7 +11,7 @@
 #include "sockaddr.h"
 #include "udp.h"
 #include <stddef.h>
-#include <sys/un.h>
+#include <string.h>
 
 /* libuv gives each datagram of a batch 64 KiB and takes at most 20 at once. */
 #define CHUNK_SIZE ((size_t)64 * 1024)
@@ -69,49 +69,6 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
     }
 }
 
-/* The same sender mostly comes again: its tuple is kept, found by the bytes of
- * its address. */
-static PyObject *
-peer_address(UvtUDP *self, const struct sockaddr *addr)
-{
-    struct sockaddr_in6 raw;
-    int size = uvt_sockaddr_size(addr);
-    unsigned slot;
-
-    if (addr->sa_family == AF_UNIX) {
-        /* The length is not known: a path ends at its NUL, and an abstract
-         * name cannot be told from no name. */
-        const struct sockaddr_un *un = (const struct sockaddr_un *)addr;
-        if (un->sun_path[0] == '\0') {
-            Py_RETURN_NONE;
-        }
-        return uvt_sockaddr_format(addr, size);
-    }
-    if (addr->sa_family != AF_INET && addr->sa_family != AF_INET6) {
-        Py_RETURN_NONE;
-    }
-    memset(&raw, 0, sizeof(raw));
-    memcpy(&raw, addr, (size_t)size);
-    slot = ntohs(raw.sin6_port);
-    if (addr->sa_family == AF_INET) {
-        slot += ntohl(((const struct sockaddr_in *)addr)->sin_addr.s_addr);
-    }
-    else {
-        slot += raw.sin6_addr.s6_addr[15];
-    }
-    slot %= UVT_UDP_PEERS;
-    if (self->peers[slot].address == NULL
-        || memcmp(&self->peers[slot].raw, &raw, sizeof(raw)) != 0) {
-        PyObject *address = uvt_sockaddr_format(addr, size);
-        if (address == NULL) {
-            return NULL;
-        }
-        Py_XSETREF(self->peers[slot].address, address);
-        self->peers[slot].raw = raw;
-    }
-    return Py_NewRef(self->peers[slot].address);
-}
-
 static void
 deliver_to_python(UvtHandle *self, ssize_t nread, const char *base,
                   const struct sockaddr *addr, unsigned flags)
@@ -119,7 +76,7 @@ deliver_to_python(UvtHandle *self, ssize_t nread, const char *base,
     PyObject *callback = Py_XNewRef(self->callback);
     PyObject *args[6] = {NULL, (PyObject *)self};
     if (nread >= 0) {
-        args[2] = peer_address((UvtUDP *)self, addr);
+        args[2] = uvt_udp_peer_address((UvtUDP *)self, addr);
         args[4] = PyBytes_FromStringAndSize(base, nread);
     }
     else {
@@ -343,17 +300,16 @@ bool
 uvt_udp_parse_target(UvtHandle *self, const char *call, PyObject *address,
              struct sockaddr_storage *storage, struct sockaddr **out)
 {
-    const UvtUDP *udp = (const UvtUDP *)self;
+    const UvtPeer *peer;
     *out = NULL;
     if (address == Py_None) {
         return true;
     }
     *out = (struct sockaddr *)storage;
-    for (int i = 0; i < UVT_UDP_PEERS; i++) {
-        if (udp->peers[i].address == address) {
-            memcpy(storage, &udp->peers[i].raw, sizeof(udp->peers[i].raw));
-            return true;
-        }
+    peer = uvt_udp_find_peer((const UvtUDP *)self, address);
+    if (peer != NULL) {
+        memcpy(storage, &peer->raw, sizeof(peer->raw));
+        return true;
     }
     return uvt_sockaddr_parse(call, address, storage);
 }

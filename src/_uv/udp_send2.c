@@ -184,7 +184,7 @@ uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
     batch.iov = PyMem_New(uv_buf_t *, count);
     batch.iov_count = PyMem_New(unsigned, count);
     batch.addrs = PyMem_New(struct sockaddr *, count);
-    batch.messages = PyMem_Calloc((size_t)count, sizeof(Message));
+    batch.messages = PyMem_New(Message, count);
     good = batch.iov != NULL && batch.iov_count != NULL && batch.addrs != NULL
         && batch.messages != NULL;
     if (!good) {
