@@ -1,8 +1,8 @@
 """python -m uvtulip: run an asyncio program, as it is, on uvtulip's loop.
 
 The program gets the main thread, sys.argv, sys.path and a __main__ module as if
-python had been started with it; the only difference is the event loop policy.
-Nothing of the launcher stays behind but that.
+python had been started with it; the only difference is the loop that asyncio makes.
+Nothing of the launcher stays behind but what takeover.py has done.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 USAGE = """\
-usage: python -m uvtulip [option] [script.py | -m module | -c command] [arg] ...
+usage: python -m uvtulip [--as-uvloop] [script.py | -m module | -c command] [arg] ...
 
 Run an unmodified asyncio program on uvtulip's event loop.  Without a program:
 an interactive prompt that understands "await".
@@ -23,6 +23,7 @@ an interactive prompt that understands "await".
   script.py   a file; also a directory or a zip file with a __main__.py
   -m module   a module or a package, as python -m
   -c command  Python source, as python -c
+  --as-uvloop "import uvloop" gives uvtulip: for programs that ask for uvloop
   --version   show the versions of uvtulip, libuv and Python
   --help, -h  show this text
 """
@@ -33,6 +34,9 @@ INTERRUPTED = 130
 
 def main(argv: list[str]) -> int:
     """Run the program that the arguments name; its exit status if it returns."""
+    as_uvloop = argv[:1] == ["--as-uvloop"]
+    if as_uvloop:
+        argv = argv[1:]
     first = argv[0] if argv else None
     if first in ("-h", "--help"):
         sys.stdout.write(USAGE)
@@ -44,7 +48,9 @@ def main(argv: list[str]) -> int:
         return usage_error(f"{first} needs an argument")
     if first is not None and first.startswith("-") and first not in ("-m", "-c"):
         return usage_error(f"unknown option {first}")
-    take_over()
+    from .takeover import take_over
+
+    take_over(as_uvloop)
     try:
         if first is None:
             sys.argv = [sys.argv[0]]
@@ -75,19 +81,6 @@ def versions() -> str:
 def usage_error(message: str) -> int:
     sys.stderr.write(f"uvtulip: {message}\n{USAGE}")
     return 2
-
-
-def take_over() -> None:
-    """Make uvtulip's loop the one that asyncio makes."""
-    import asyncio
-
-    from .loop import Loop
-    from .policy import install
-
-    install()
-    names = vars(asyncio)
-    if "EventLoop" in names:  # Since 3.13: the loop that suits the system best.
-        names["EventLoop"] = Loop
 
 
 def fresh_main() -> types.ModuleType:

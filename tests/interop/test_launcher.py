@@ -7,11 +7,15 @@ import select
 import subprocess
 import sys
 import textwrap
+import time
+import urllib.error
+import urllib.request
 import zipfile
 
 import pytest
 
 import uvtulip
+from aiosupport import free_port
 from procsupport import LIMIT, launch
 
 SHOW = """
@@ -266,6 +270,124 @@ def test_multiprocessing(tmp_path, method):
     path = write(tmp_path / "pool.py", source)
     assert finish(path) == "[0, 2, 4, 6, 8]\n"
     assert finish("-m", "pool", cwd=tmp_path) == "[0, 2, 4, 6, 8]\n"
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("as_uvloop", [False, True])
+def test_multiprocessing_children_have_the_loop(tmp_path, method, as_uvloop):
+    source = f"""
+        import asyncio, multiprocessing, sys, warnings
+        warnings.simplefilter("ignore")
+        async def name():
+            return type(asyncio.get_running_loop()).__module__
+        def child(queue):
+            alias = sys.modules.get("uvloop")
+            queue.put((asyncio.run(name()), alias and alias.__name__))
+        if __name__ == "__main__":
+            context = multiprocessing.get_context({method!r})
+            queue = context.SimpleQueue()
+            process = context.Process(target=child, args=(queue,))
+            process.start()
+            print(*queue.get())
+            process.join()
+    """
+    path = write(tmp_path / "children.py", source)
+    options = ["--as-uvloop"] if as_uvloop else []
+    expected = f"uvtulip.loop {'uvtulip' if as_uvloop else None}\n"
+    assert finish(*options, path) == expected
+
+
+# ---- programs that ask for uvloop ----
+
+USES_UVLOOP = """
+    import asyncio, sys
+    import uvloop
+    import uvloop.loop
+    from uvloop import Loop, new_event_loop, run, install
+    async def main():
+        return type(asyncio.get_running_loop())
+    assert uvloop.loop.Loop is Loop and isinstance(new_event_loop(), Loop)
+    assert run(main()) is uvloop.run(main()) is Loop
+    print(uvloop.__version__, Loop.__module__)
+    loop = uvloop.EventLoopPolicy().new_event_loop()
+    print(loop.run_until_complete(main()).__name__)
+    loop.close()
+    install()
+    print(asyncio.run(main()).__module__, sys.argv[1:])
+"""
+
+
+def test_as_uvloop(tmp_path):
+    path = write(tmp_path / "program.py", USES_UVLOOP)
+    expected = f"{uvtulip.__version__} uvtulip.loop\nLoop\nuvtulip.loop ['a']\n"
+    assert finish("--as-uvloop", path, "a") == expected
+    assert finish("--as-uvloop", "-m", "program", "a", cwd=tmp_path) == expected
+    source = textwrap.dedent(USES_UVLOOP)
+    assert finish("--as-uvloop", "-c", source, "a") == expected
+
+
+def test_without_it_uvloop_is_not_touched():
+    out = finish("-c", "import sys; print('uvloop' in sys.modules)")
+    assert out == "False\n"
+
+
+def test_as_uvloop_comes_first():
+    with launch("-c", "import sys; print(sys.argv)", "--as-uvloop") as program:
+        assert program.finish() == (0, "['-c', '--as-uvloop']\n", "")
+    assert finish("--as-uvloop", "--version").startswith("uvtulip ")
+
+
+def test_as_uvloop_in_place_of_the_word():
+    """`import uvtulip as uvloop` serves programs that use uvloop's documented API."""
+    source = textwrap.dedent(USES_UVLOOP).replace(
+        "import uvloop\nimport uvloop.loop\nfrom uvloop import",
+        "import uvtulip as uvloop\nimport uvtulip.loop\nfrom uvtulip import",
+    )
+    command = [sys.executable, "-c", source, "a"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("uvtulip.loop ['a']\n")
+
+
+APP = """
+    import asyncio
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        module = type(asyncio.get_running_loop()).__module__
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": module.encode()})
+"""
+
+
+def fetch(url):
+    """What the server there says, once it listens."""
+    end = time.monotonic() + LIMIT
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=LIMIT) as response:
+                return response.read()
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_uvicorn_that_asks_for_uvloop(tmp_path, workers):
+    write(tmp_path / "app.py", APP)
+    port = free_port()
+    with launch(
+        *("--as-uvloop", "-m", "uvicorn", "app:app", "--loop", "uvloop"),
+        *("--port", str(port), "--lifespan", "off", "--workers", str(workers)),
+        cwd=tmp_path,
+        merge=True,
+    ) as program:
+        assert fetch(f"http://127.0.0.1:{port}/") == b"uvtulip.loop"
+        program.interrupt()
+        program.finish()
+
+
+# ---- the end ----
 
 
 def test_atexit_and_threads_see_the_program(tmp_path):
