@@ -24,41 +24,56 @@ import sys
 import tempfile
 import types
 import unittest
-import unittest.mock
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import expected
 
+# All that can run on another loop or need none: test_windows_* need Windows.
 MODULES = [
+    "test_base_events",
+    "test_buffered_proto",
+    "test_context",
+    "test_eager_task_factory",
     "test_events",
-    "test_sock_lowlevel",
+    "test_free_threading",
+    "test_futures",
+    "test_futures2",
+    "test_graph",
+    "test_locks",
+    "test_pep492",
+    "test_proactor_events",
+    "test_protocols",
+    "test_queues",
+    "test_runners",
+    "test_selector_events",
     "test_sendfile",
     "test_server",
+    "test_sock_lowlevel",
     "test_ssl",
     "test_sslproto",
+    "test_staggered",
     "test_streams",
-    "test_buffered_proto",
-    "test_tasks",
-    "test_futures",
-    "test_locks",
-    "test_queues",
-    "test_taskgroups",
-    "test_timeouts",
-    "test_runners",
-    "test_context",
     "test_subprocess",
+    "test_taskgroups",
+    "test_tasks",
+    "test_threads",
+    "test_timeouts",
+    "test_tools",
+    "test_transports",
     "test_unix_events",
+    "test_waitfor",
 ]
 
 # The same tests once more, only with another selector given to the loop.
 SELECTOR_VARIANTS = {"EPollEventLoopTests", "PollEventLoopTests"}
 
+# Their tests make a BaseEventLoop, which they put mocks into.
+MAKERS = {"test_base_events", "test_pep492", "test_runners"}
+
 # What test classes call the method that returns a loop of their own choice.
 FACTORY_METHOD = "create_event_loop"
-# And the one that makes a BaseEventLoop and puts mocks into it.
-MOCKING_METHOD = "new_loop"
 
 TEST_LIMIT = 40.0  # seconds
 MODULE_LIMIT = 300.0
@@ -148,13 +163,6 @@ def replace_factories(
             continue
         if FACTORY_METHOD in vars(value):
             setattr(value, FACTORY_METHOD, lambda self: factory())
-        if MOCKING_METHOD in vars(value):
-            made = vars(value)[MOCKING_METHOD]
-            setattr(
-                value,
-                MOCKING_METHOD,
-                unittest.mock.patch.object(asyncio, "BaseEventLoop", factory)(made),
-            )
 
 
 def cases(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
@@ -172,6 +180,9 @@ def child(name: str, loop: str, results: pathlib.Path, skip: set[str]) -> None:
     module = importlib.import_module(f"test.test_asyncio.{name}")
     if factory is not None:
         replace_factories(module, factory)
+        if name in MAKERS:
+            for owner in (asyncio, asyncio.base_events):
+                owner.BaseEventLoop = asyncio.SelectorEventLoop
     prefix = "test.test_asyncio."
     suite = unittest.TestSuite(
         test
