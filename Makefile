@@ -175,6 +175,7 @@ bench: setup
 lint: $(VENV)/.lint docs-free
 	$(BIN)/ruff check python tests examples bench tools
 	$(BIN)/mypy --strict python/uvtulip
+	$(BIN)/mypy --strict examples
 	$(BIN)/python -m mypy.stubtest uvtulip $(addprefix --allowlist ,$(ALLOWLIST))
 
 symbols: setup

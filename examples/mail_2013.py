@@ -20,6 +20,7 @@ def on_read(client: uv.TCP, data: bytes | None, error: int | None) -> None:
             print(f"read failed: {uv.errno.strerror(error)}")
         client.close()
         return
+    assert data is not None
     client.write(data)
 
 
@@ -51,7 +52,7 @@ def send(loop: uv.Loop, host: str, port: int, text: str) -> None:
         elif error is not None:
             tcp.close()
             raise OSError(-error, uv.errno.strerror(error))
-        else:
+        elif data is not None:
             answer.extend(data)
 
     def on_connect(tcp: uv.TCP, error: int | None) -> None:

@@ -27,6 +27,7 @@ class Client:
         try:
             if error is not None:
                 raise OSError(-error, uv.errno.strerror(error))
+            assert events is not None
             if events & uv.UV_READABLE and not self.ended:
                 data = self.sock.recv(65536)
                 self.ended = not data

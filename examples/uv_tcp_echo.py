@@ -25,7 +25,7 @@ class Client:
             tcp.shutdown(self.on_shutdown)  # Once all is written.
         elif error is not None:
             tcp.close()
-        else:
+        elif data is not None:
             tcp.write(data, self.on_written)
             if tcp.write_queue_size > ENOUGH:
                 tcp.stop_read()

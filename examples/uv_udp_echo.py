@@ -20,7 +20,7 @@ def serve(loop: uv.Loop, address: tuple[str, int]) -> None:
         data: bytes | None,
         error: int | None,
     ) -> None:
-        if error is None:
+        if data is not None:
             try:
                 udp.try_send(addr, data)
             except uv.error.UDPError as problem:

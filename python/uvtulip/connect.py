@@ -178,6 +178,45 @@ class ConnectingLoop(ResolvingLoop):
             )
         return made
 
+    async def connect_uv_handle(
+        self, protocol_factory: Callable[[], _P], handle: TCP | Pipe
+    ) -> tuple[asyncio.Transport, _P]:
+        """Make a transport of a raw handle that is connected.
+
+        The handle is a TCP or a Pipe of `uv_loop`: one that was accepted, that has
+        connected, that was opened with a descriptor, or that came over a pipe.  It
+        must not be reading.  What was written to it leaves before what the transport
+        writes.  From now on it belongs to the transport, which closes it.
+
+        Returns (transport, protocol).  Raises TypeError, ValueError (of another loop;
+        not connected), HandleClosedError, RuntimeError (it is reading or listening,
+        or another transport's); then the handle stays as it was.
+        """
+        self._check_closed()
+        self._check_uv_handle(handle)
+        protocol = protocol_factory()
+        waiter = self.create_future()
+        transport = StreamTransport(self, handle, protocol, waiter)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    def _check_uv_handle(self, handle: TCP | Pipe) -> None:
+        """Refuse what cannot become a transport, before a protocol is made."""
+        if not isinstance(handle, (TCP, Pipe)):
+            raise TypeError(f"a TCP or Pipe handle was expected, got {handle!r}")
+        if handle.closed:
+            from ._uv import error
+
+            raise error.HandleClosedError(f"{handle!r} is closed")
+        if handle.loop is not self.uv_loop:
+            raise ValueError(f"{handle!r} is of another loop")
+        if not (handle.readable or handle.writable):
+            raise ValueError(f"{handle!r} is not connected")
+
     # ---- from a handle or a socket to a transport ----
 
     async def _start_transport(

@@ -55,7 +55,7 @@ def is_coroutine_like(callback: Any) -> bool:
     return asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback)
 
 
-class CoreLoop(EventLoop, asyncio.AbstractEventLoop):  # type: ignore[misc]
+class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
     """The C loop, made runnable."""
 
     _default_executor: ThreadPoolExecutor | None = None

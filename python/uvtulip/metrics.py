@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import format_helpers
 from typing import NamedTuple
 
 
@@ -61,3 +63,13 @@ class LoopMetrics(NamedTuple):
             now, then = getattr(self, name), getattr(earlier, name)
             counted[name] = None if now is None or then is None else now - then
         return self._replace(**counted)
+
+
+def callback_name(callback: object) -> str:
+    """What a callback is known by: a step of a task by the task, another by its name
+    and its place in the source."""
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        return repr(owner)
+    name: str = format_helpers._format_callback_source(callback, ())
+    return name

@@ -7,6 +7,18 @@
  */
 #include "eventloop.h"
 
+UVT_NEW static PyObject *
+name_of(PyObject *callable)
+{
+    PyObject *module = PyImport_ImportModule("uvtulip.metrics");
+    PyObject *name = NULL;
+    if (module != NULL) {
+        name = PyObject_CallMethod(module, "callback_name", "O", callable);
+        Py_DECREF(module);
+    }
+    return name;
+}
+
 /* Keeps its name only, as it may be the last to hold much else. */
 void
 tulip_loop_note_slow(TulipLoop *self, PyObject *callable, int64_t took)
@@ -14,8 +26,7 @@ tulip_loop_note_slow(TulipLoop *self, PyObject *callable, int64_t took)
     PyObject *exc = PyErr_GetRaisedException(), *name = NULL;
     self->slowest = took;
     if (callable != NULL) {
-        name = PyObject_CallFunction(self->st->format_source, "OO", callable,
-                                     self->st->empty_tuple);
+        name = name_of(callable);
     }
     if (name == NULL) {
         PyErr_Clear();      /* a repr that raises */

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -235,3 +236,64 @@ def test_by_the_launcher(name):
         echo(address(program.line(LISTENING)))
         program.interrupt()
         assert program.finish()[0] == 0
+
+
+def run_example(name, *options):
+    with python(str(EXAMPLES / name), *options) as program:
+        status, out, err = program.finish()
+    assert (status, err) == (0, "")
+    return out
+
+
+def test_handoff():
+    script = str(EXAMPLES / "uv_handoff.py")
+    with python(script, "--port", "0", "--workers", "2") as program:
+        where = address(program.line(LISTENING))
+        with client(where) as one, client(where) as two:
+            served = set()
+            for sock in (one, two):
+                line = sock.makefile().readline()
+                served.add(re.fullmatch(r"process (\d+) listens\n", line)[1])
+                sock.sendall(b"shout")
+                assert receive(sock, 5) == b"SHOUT"
+            assert len(served) == 2
+            assert str(program.process.pid) not in served
+        program.interrupt()
+        status, out, err = program.finish()
+    assert (status, out, err) == (0, "stopped\n", "")
+
+
+def test_await():
+    out = run_example("uv_await.py", "--count", "2")
+    assert out == "DATAGRAM 0\nDATAGRAM 1\nfrom a pipe\n"
+
+
+def test_fs(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for size in (3000, 10, 20000):
+        (tmp_path / "sub" / f"size{size}").write_bytes(bytes(size))
+    lines = run_example("uv_fs.py", str(tmp_path), "--count", "2").splitlines()
+    root = os.path.realpath(tmp_path)
+    assert [line.split() for line in lines[:2]] == [
+        ["20,000", f"{root}/sub/size20000"],
+        ["3,000", f"{root}/sub/size3000"],
+    ]
+    assert lines[2:] == ["3 files, 0 could not be looked at"]
+    with python(str(EXAMPLES / "uv_fs.py"), str(tmp_path / "missing")) as program:
+        status, out, err = program.finish()
+    assert (status, out) == (1, "") and "ENOENT" in err
+
+
+def test_system():
+    out = run_example("uv_system.py")
+    assert socket.gethostname() in out and "127.0.0.1 (internal)" in out
+
+
+def test_thread():
+    out = run_example("uv_thread.py", "--workers", "4", "--count", "30")
+    assert out.split() == [str(number**2) for number in range(30)]
+
+
+def test_metrics():
+    out = run_example("metrics.py", "--seconds", "0.5")
+    assert "blocks() at" in out.splitlines()[-1]
