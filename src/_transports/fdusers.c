@@ -68,18 +68,26 @@ stream_has_fd(TulipStream *stream, PyObject *handle, int fd)
     return found;
 }
 
-/* Who has the descriptor by this handle: its transport, or the handle itself when
- * it has none.  A new reference; NULL: nobody. */
+/* Who has the descriptor by this handle: its transport, or whoever else takes its
+ * events, or the handle itself when nobody does.  With `only_transports` what
+ * add_reader() and sock_*() themselves have does not count.  A new reference;
+ * NULL: nobody. */
 static PyObject *
-user_of(TulipLoop *loop, PyObject *handle, int fd)
+user_of(TulipLoop *loop, PyObject *handle, int fd, bool only_transports)
 {
-    PyObject *owner = Py_XNewRef(loop->st->uv->consumer_owner(handle));
+    TulipState *st = loop->st;
+    PyObject *owner = Py_XNewRef(st->uv->consumer_owner(handle));
     bool found;
     if (owner == NULL) {
-        return has_fd(handle, fd) ? Py_NewRef(handle) : NULL;
+        return !only_transports && has_fd(handle, fd) ? Py_NewRef(handle) : NULL;
     }
-    found = PyObject_TypeCheck(owner, loop->st->stream_type)
-        ? stream_has_fd((TulipStream *)owner, handle, fd) : has_fd(handle, fd);
+    if (PyObject_TypeCheck(owner, st->stream_type)) {
+        found = stream_has_fd((TulipStream *)owner, handle, fd);
+    }
+    else {
+        found = (!only_transports || PyObject_TypeCheck(owner, st->datagram_type))
+            && has_fd(handle, fd);
+    }
     if (!found) {
         Py_CLEAR(owner);
     }
@@ -88,7 +96,7 @@ user_of(TulipLoop *loop, PyObject *handle, int fd)
 
 /* A new reference; NULL, perhaps with an exception: nobody. */
 static PyObject *
-find_user(TulipLoop *loop, int fd)
+find_user(TulipLoop *loop, int fd, bool only_transports)
 {
     PyObject *handles = PyObject_GetAttrString(loop->uv_loop, "handles");
     PyObject *user = NULL;
@@ -96,7 +104,7 @@ find_user(TulipLoop *loop, int fd)
         return NULL;
     }
     for (Py_ssize_t i = 0; user == NULL && i < PyList_Size(handles); i++) {
-        user = user_of(loop, PyList_GetItem(handles, i), fd);
+        user = user_of(loop, PyList_GetItem(handles, i), fd, only_transports);
     }
     Py_DECREF(handles);
     return user;
@@ -112,7 +120,7 @@ raise_used_by(int fd, PyObject *user)
 void
 tulip_loop_raise_in_use(TulipLoop *loop, int fd)
 {
-    PyObject *user = find_user(loop, fd);
+    PyObject *user = find_user(loop, fd, false);
     if (user != NULL || !PyErr_Occurred()) {
         raise_used_by(fd, user != NULL ? user : Py_None);
     }
@@ -126,7 +134,7 @@ tulip_loop_check_transports(TulipLoop *loop, int fd)
     if (!is_marked(loop, fd)) {
         return true;
     }
-    user = find_user(loop, fd);
+    user = find_user(loop, fd, true);
     if (user == NULL) {
         if (PyErr_Occurred()) {
             return false;

@@ -391,6 +391,38 @@ def test_transports_that_read_nothing_keep_their_descriptors(loop, pair):
     loop.run_until_complete(main())
 
 
+def test_a_number_that_transports_and_watchers_have_in_turn(loop):
+    fd, _ = spare = sockets()
+    for _ in range(3):
+        with socket.socket(fileno=fd) as sock, socket.socket(fileno=spare[1]) as peer:
+            seen = []
+            loop.add_reader(sock, seen.append, 1)
+            peer.send(b"x")
+            turns(loop, 2)
+            assert seen
+            assert loop.remove_reader(sock)
+            assert loop.run_until_complete(loop.sock_recv(sock, 1)) == b"x"
+            receiving = loop.create_task(loop.sock_recv(sock, 1))
+            turns(loop, 2)
+            peer.send(b"y")
+            assert loop.run_until_complete(receiving) == b"y"
+        a, b = sockets()
+        with socket.socket(fileno=b):
+            sock = socket.socket(fileno=a)
+            transport, _ = loop.run_until_complete(
+                loop.create_connection(asyncio.Protocol, sock=sock)
+            )
+            handle = transport.get_extra_info("uv_handle")
+            assert fd in (a, handle.fileno())
+            with pytest.raises(RuntimeError, match="is used by transport"):
+                loop.add_reader(fd, print)
+            transport.close()
+            turns(loop, 3)
+        spare = same_number(fd, sockets)
+    os.close(spare[0])
+    os.close(spare[1])
+
+
 def test_raw_polls_and_watchers_exclude_each_other(loop, pair):
     a, _ = pair
     poll = uv.Poll(loop.uv_loop, a.fileno())

@@ -49,6 +49,7 @@ async def answer_process(process):
         )
         await process.redirect(stdin=child.stdin, stdout=child.stdout)
         process.exit(await child.wait())
+        await process.wait_closed()
     else:
         process.stdout.write((await process.stdin.read()).upper())
         process.exit(3)

@@ -193,10 +193,13 @@ def test_s_client_updates_its_keys(backend, pem):
                 *("-connect", f"127.0.0.1:{port}"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
             )
             for n in range(20):
                 process.stdin.write(b"K\n")
-                await process.stdout.readuntil(b"KEYUPDATE\n")
+                await asyncio.wait_for(
+                    process.stdout.readuntil(b"KEYUPDATE\n"), LIMIT
+                )
                 process.stdin.write(b"tulip %d\n" % n)
                 await asyncio.wait_for(
                     process.stdout.readuntil(b"TULIP %d\n" % n), LIMIT
