@@ -8,6 +8,7 @@ cancelled.  Everything runs on the loop's thread.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import socket
@@ -344,16 +345,19 @@ class ConnectingLoop(ResolvingLoop):
         errors: list[OSError] | None = None,
     ) -> TCP:
         """A connected handle.  With several local addresses, `errors` gets why
-        those before the last one could not be had."""
+        those that were tried before could not be had."""
         family, kind, proto, _, address = info
         handle = TCP(self.uv_loop)
         try:
-            if local is not None or proto not in (0, socket.IPPROTO_TCP):
+            if (
+                local is not None
+                or proto not in (0, socket.IPPROTO_TCP)
+                or family not in _INTERNET
+            ):
                 # libuv can neither choose a protocol nor bind exclusively.
                 with socket.socket(family, kind, proto) as sock:
                     if local is not None and errors is not None:
-                        errors += _bind_first(sock, local)
-                        if errors:
+                        if not _bind_first(sock, local, errors):
                             raise errors.pop()
                     open_detached(handle, sock)
             await self._connect_handle(handle, address)
@@ -373,9 +377,11 @@ class ConnectingLoop(ResolvingLoop):
 
         try:
             handle.connect(address, on_connect)  # type: ignore[arg-type]
-            code = await connected
         except OSError as exc:
-            raise OSError(exc.errno, f"Connect call failed {address}") from None
+            # The kernel refuses to try.
+            code = exc.errno or errno.EINVAL
+            raise OSError(code, os.strerror(code)) from None
+        code = await connected
         if code is not None:
             raise OSError(-code, f"Connect call failed {address}")
 
@@ -428,12 +434,11 @@ def _raise_unless_oserror(task: asyncio.Task[TCP]) -> None:
             raise exc
 
 
-def _bind_first(sock: socket.socket, local: list[_AddrInfo]) -> list[OSError]:
-    """Bind to the first address that is to be had.
-
-    Returns nothing then, else why not.
-    """
-    failed = []
+def _bind_first(
+    sock: socket.socket, local: list[_AddrInfo], errors: list[OSError]
+) -> bool:
+    """Bind to the first address that is to be had; `errors` gets why those before
+    could not be had, so at least one when this returns False."""
     for family, _, _, _, address in local:
         if family != sock.family:
             continue
@@ -442,8 +447,10 @@ def _bind_first(sock: socket.socket, local: list[_AddrInfo]) -> list[OSError]:
         except OSError as exc:
             reason = str(exc).lower()
             text = f"error while attempting to bind on address {address!r}: {reason}"
-            failed.append(OSError(exc.errno, text))
+            errors.append(OSError(exc.errno, text))
         else:
-            return []
-    family = sock.family
-    return failed or [OSError(f"no matching local address with {family=} found")]
+            return True
+    if not errors:
+        family = sock.family
+        errors.append(OSError(f"no matching local address with {family=} found"))
+    return False

@@ -115,8 +115,9 @@ def interleaved(infos: Iterable[_AddrInfo], first: int) -> list[_AddrInfo]:
     for info in infos:
         queues.setdefault(info[0], []).append(info)
     lists = list(queues.values())
-    result = lists[0][: first - 1]
-    del lists[0][: first - 1]
+    before = max(first - 1, 0)
+    result = lists[0][:before]
+    del lists[0][:before]
     while any(lists):
         result += [queue.pop(0) for queue in lists if queue]
     return result
@@ -300,5 +301,5 @@ class ResolvingLoop(CoreLoop):
             host, port, family=family, type=kind, proto=proto, flags=flags
         )
         if not infos:
-            raise OSError(f"getaddrinfo({host!r}) returned empty list")
+            raise OSError("getaddrinfo() returned empty list")
         return infos

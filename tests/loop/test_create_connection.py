@@ -146,7 +146,13 @@ def test_an_error_leaves_no_cycles():
     async def main():
         loop = asyncio.get_running_loop()
         port = aiosupport.free_port()
-        for kwargs in ({}, {"happy_eyeballs_delay": 0.01}):
+        for kwargs in (
+            {},
+            {"happy_eyeballs_delay": 0.01},
+            {"local_addr": ("127.0.0.1", 0)},
+            {"local_addr": ("192.0.2.7", 0), "happy_eyeballs_delay": 0.01},
+            {"local_addr": ("192.0.2.7", 0)},
+        ):
             with pytest.raises(OSError):
                 await loop.create_connection(Recorder, "127.0.0.1", port, **kwargs)
             await turns()
