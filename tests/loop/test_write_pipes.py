@@ -1,6 +1,7 @@
 """connect_write_pipe(): flow control, the end, and the reader that goes away."""
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -253,6 +254,47 @@ def test_write_error():
         theirs.close()
         transport.write(b"x")
         assert transport.get_write_buffer_size() == 0
+        assert isinstance(await protocol.lost, BrokenPipeError)
+
+    run(main())
+
+
+def test_no_descriptor_left_to_watch_the_reader():
+    """It is told; the transport works, and notices by its writes."""
+    import resource
+
+    async def main():
+        contexts = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: contexts.append(context)
+        )
+        theirs, file = pipe_objects()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_descriptors()) + 1, hard))
+        holes = []
+        try:
+            with pytest.raises(OSError) as caught:
+                while True:
+                    holes.append(os.open(os.devnull, os.O_RDONLY))
+            assert caught.value.errno == errno.EMFILE
+            with pytest.raises(OSError) as caught:
+                await writer(file)
+            assert caught.value.errno == errno.EMFILE
+            os.close(holes.pop())
+            transport, protocol = await writer(file)
+            await turns()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in holes:
+                os.close(fd)
+        assert [c["message"] for c in contexts] == [
+            "A pipe cannot notice that its reader is gone"
+        ]
+        assert contexts[0]["exception"].errno == errno.EMFILE
+        transport.write(b"x")
+        assert await drain(theirs.fileno(), 1) == b"x"
+        theirs.close()
+        transport.write(b"y")
         assert isinstance(await protocol.lost, BrokenPipeError)
 
     run(main())
