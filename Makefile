@@ -33,7 +33,7 @@ SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 	$(wildcard $(addprefix python/uvtulip/,meson.build *.py *.pyi */*.pyi py.typed))
 
 .PHONY: help setup run test test-all newer asan debug-alloc leaks conformance \
-	interop stress bench lint symbols docs-free clean
+	interop stress bench lint symbols docs docs-free clean
 
 help:
 	@cat <<'END'
@@ -52,6 +52,7 @@ help:
 	bench        uvtulip against uvloop and asyncio
 	lint         ruff, mypy, stubtest and the checks of docs-free
 	symbols      exported symbols, and one shared libuv
+	docs         the documents as HTML, with a reference made of the docstrings
 	docs-free    links of the documents, and no leftovers in the tree
 	clean        remove what the build made, and the virtual environments
 	
@@ -71,6 +72,10 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES)
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(INSTALL) ".[lint]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(INSTALL) ".[docs]"
 	touch $@
 
 setup: $(VENV)/.installed
@@ -180,6 +185,10 @@ lint: $(VENV)/.lint docs-free
 
 symbols: setup
 	$(BIN)/python tools/check_symbols.py
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/docs-cache docs build/docs
+	echo "build/docs/index.html"
 
 docs-free:
 	"$(PYTHON)" tools/check_tree.py

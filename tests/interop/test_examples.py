@@ -299,3 +299,20 @@ def test_thread():
 def test_metrics():
     out = run_example("metrics.py", "--seconds", "0.5")
     assert "blocks() at" in out.splitlines()[-1]
+
+
+def test_watchers():
+    lines = run_example("uv_watchers.py", "--turns", "2").splitlines()
+    assert lines[:2] == ["idle prepare check"] * 2
+    assert lines[-1].endswith("woken by another thread")
+
+
+def test_fspoll(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    script = str(EXAMPLES / "uv_fspoll.py")
+    with python(script, str(path), "--interval", "0.02") as program:
+        program.line("looking at")
+        path.write_bytes(b"1234567")
+        status, out, err = program.finish()
+    assert (status, err) == (0, "") and "now" in out
