@@ -113,6 +113,7 @@ fspoll_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
                               PyBytes_AS_STRING(path), (unsigned)interval);
     }
     Py_DECREF(path);
+    self->st->pool_pid = self->loop->core->pid;
     uvt_handle_update(self);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_fs_poll_start");

@@ -110,14 +110,44 @@ is_running(UvtPool *self)
     return running;
 }
 
+static void
+do_nothing(uv_work_t *Py_UNUSED(req))
+{
+}
+
+static void
+on_nothing_done(uv_work_t *Py_UNUSED(req), int Py_UNUSED(status))
+{
+}
+
+/* At its end libuv waits for the threads of its pool, in a forked child for those
+ * that only the parent has: it crashes there.  Its first work in the child makes
+ * new ones. */
+static void
+make_threads(void)
+{
+    uv_loop_t loop;
+    uv_work_t work;
+    if (uv_loop_init(&loop) == 0) {
+        if (uv_queue_work(&loop, &work, do_nothing, on_nothing_done) == 0) {
+            (void)uv_run(&loop, UV_RUN_DEFAULT);
+        }
+        (void)uv_loop_close(&loop);
+    }
+}
+
 static PyObject *
 at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    UvtPool *self = uvt_state(module)->pool;
-    if (self == NULL || self->pid != getpid()) {
+    UvtState *st = uvt_state(module);
+    UvtPool *self = st->pool;
+    if (st->pool_pid != 0 && st->pool_pid != getpid()) {
+        Py_BEGIN_ALLOW_THREADS
+        make_threads();
+        Py_END_ALLOW_THREADS
         Py_RETURN_NONE;
     }
-    while (is_running(self)) {
+    while (self != NULL && self->pid == getpid() && is_running(self)) {
         wait_a_moment(self);
         if (PyErr_CheckSignals() < 0) {
             return NULL;
@@ -131,14 +161,14 @@ static PyMethodDef at_exit_def = {
     "_finish_work($module, /)\n--\n\nWait for what runs in the thread pool.",
 };
 
-static int
-register_at_exit(UvtState *st)
+int
+uvt_pool_setup(PyObject *module)
 {
     PyObject *atexit = PyImport_ImportModule("atexit"), *function, *result;
     if (atexit == NULL) {
         return -1;
     }
-    function = PyCFunction_New(&at_exit_def, st->module);
+    function = PyCFunction_New(&at_exit_def, module);
     result = function != NULL
         ? PyObject_CallMethod(atexit, "register", "O", function) : NULL;
     Py_XDECREF(function);
@@ -182,13 +212,8 @@ uvt_pool_get(UvtState *st)
     UvtPool *self = st->pool;
     bool closed;
     if (self == NULL || self->pid != getpid()) {
-        bool first = self == NULL;
         self = pool_new();
         if (self == NULL) {
-            return NULL;
-        }
-        if (first && register_at_exit(st) < 0) {
-            uvt_pool_release(self);
             return NULL;
         }
         st->pool = self;

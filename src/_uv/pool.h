@@ -8,6 +8,9 @@
  * at it when the module is gone. */
 typedef struct UvtPool UvtPool;
 
+/* Has the interpreter tell of its end; 0, or -1 with an exception. */
+UVT_CHECKED int uvt_pool_setup(PyObject *module);
+
 /* The pool of the module's interpreter; counted for the caller.  RuntimeError
  * when the interpreter is ending. */
 UVT_NEW UvtPool *uvt_pool_get(UvtState *st);

@@ -104,6 +104,7 @@ uvt_task_begin(UvtTask *self, UvtJob *job)
         job->next->prev = job;
     }
     core->jobs = job;
+    self->st->pool_pid = core->pid;
 }
 
 void

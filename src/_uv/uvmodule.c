@@ -94,6 +94,7 @@ module_exec(PyObject *module)
         || uvt_process_setup(module, st) < 0
         || uvt_task_setup(module, st) < 0
         || uvt_work_setup(module, st) < 0
+        || uvt_pool_setup(module) < 0
         || uvt_dns_setup(module, st) < 0
         || uvt_loop_metrics_setup(module, st) < 0
         || uvt_fs_setup(module, st) < 0

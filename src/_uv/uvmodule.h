@@ -88,6 +88,7 @@ typedef struct UvtState {
     PyTypeObject *seq[UVT_SEQ_COUNT];   /* by UvtSeq */
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
+    pid_t pool_pid;                 /* the process that used libuv's pool, or 0 */
     struct UvtGraves *graves;       /* counted; see loop.h */
     bool stat_float_times;          /* fs.stat_float_times() */
     struct UvtLoop *loops;          /* the open ones (fork.c); borrowed */

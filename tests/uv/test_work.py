@@ -308,19 +308,40 @@ def test_interpreter_waits_for_work_that_runs():
 def test_no_work_when_the_interpreter_ends():
     child = run("""if True:
         import atexit
-        from uvtulip import uv
-        loop = uv.Loop()
-        def late():
+        def late():                 # registered first, it runs last
             try:
                 loop.queue_work(int)
             except RuntimeError as error:
                 print(error)
-        atexit.register(late)       # runs after that of the pool
+        atexit.register(late)
+        from uvtulip import uv
+        loop = uv.Loop()
         loop.queue_work(int)
         loop.run()
         """)
     assert (child.returncode, child.stderr) == (0, "")
     assert "interpreter is ending" in child.stdout
+
+
+@pytest.mark.parametrize("use", [
+    "loop.queue_work(int)", "fs.stat(loop, '.', lambda request: None)",
+    "dns.getaddrinfo(loop, '127.0.0.1', 1, callback=print)",
+    "uv.FSPoll(loop).start('.', 1, print)"])
+def test_child_that_ends_in_good_order(use):
+    """At its end libuv would wait for the threads of its parent."""
+    child = run(f"""if True:
+        import os, sys
+        from uvtulip import uv
+        from uvtulip.uv import dns, fs
+        loop = uv.Loop()
+        {use}
+        loop.run(uv.UV_RUN_ONCE)
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        """)
+    assert child.returncode == 0, child.stderr
 
 
 def test_after_a_fork():
