@@ -232,6 +232,7 @@ class SendfileLoop(SubprocessLoop):
         not work, as with TLS, the file is read and written, or without `fallback`
         an error raised: SendfileNotAvailableError or RuntimeError.
         """
+        self._check_closed()
         if transport.is_closing():
             raise RuntimeError("Transport is closing")
         mode = getattr(transport, "_sendfile_compatible", _Mode.UNSUPPORTED)

@@ -75,6 +75,9 @@ static bool
 check_sock(TulipLoop *self, PyObject *obj, TulipSock *sock)
 {
     *sock = (TulipSock){.obj = obj, .kind = TULIP_SOCK_PLAIN, .fd = -1};
+    if (!tulip_loop_check_fork(self)) {
+        return false;
+    }
     if (!Py_IS_TYPE(obj, (PyTypeObject *)self->st->socket_type)) {
         sock->kind = TULIP_SOCK_STRANGE;
         if (!check_no_tls(obj)) {

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -62,6 +63,9 @@ def test_every_use_of_the_loop_names_the_fork():
         address = datagrams.get_extra_info("sockname")
         a, b = socket.socketpair()
         a.setblocking(False)
+        file = tempfile.TemporaryFile()
+        file.write(b"x")
+        file.flush()
 
         def start(coroutine):
             try:
@@ -96,6 +100,9 @@ def test_every_use_of_the_loop_names_the_fork():
             lambda: start(loop.create_connection(Recorder, "127.0.0.1", 1)),
             lambda: start(loop.create_server(Recorder, "127.0.0.1", 0)),
             lambda: start(loop.sock_recv(a, 1)),
+            lambda: start(loop.sock_sendall(a, b"x")),
+            lambda: start(loop.sendfile(transport, file)),
+            lambda: start(loop.sock_sendfile(a, file)),
             lambda: start(loop.subprocess_exec(asyncio.SubprocessProtocol, "true")),
         ]
 
@@ -114,6 +121,7 @@ def test_every_use_of_the_loop_names_the_fork():
         await waiting
         future.cancel()
         datagrams.close()
+        file.close()
         await end(server, transport, protocol)
         a.close()
         b.close()
