@@ -180,6 +180,9 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 datagram_close(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    if (self->loop->forked) {
+        Py_RETURN_NONE;     /* it is the parent's */
+    }
     if (!(self->flags & TULIP_D_CLOSING)
         && (!tulip_datagram_check_thread(self)
             || tulip_datagram_begin_close(self) < 0)) {
@@ -212,6 +215,9 @@ PyDoc_STRVAR(abort_doc,
 static PyObject *
 datagram_abort(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    if (self->loop->forked) {
+        Py_RETURN_NONE;     /* it is the parent's */
+    }
     if (!(self->flags & TULIP_D_LOST) && tulip_datagram_on_thread(self)) {
         /* What was sent in this callback counts as sent before. */
         tulip_datagram_flush(self);

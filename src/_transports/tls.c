@@ -249,6 +249,9 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 tls_close(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    if (self->loop->forked) {
+        Py_RETURN_NONE;     /* it is the parent's */
+    }
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -278,6 +281,9 @@ PyDoc_STRVAR(abort_doc,
 static PyObject *
 tls_abort(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    if (self->loop->forked) {
+        Py_RETURN_NONE;     /* it is the parent's */
+    }
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }

@@ -393,7 +393,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 stream_close(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
-    if (!(self->flags & TULIP_CLOSING)
+    if (!(self->flags & TULIP_CLOSING) && !self->loop->forked
         && (!tulip_stream_check_thread(self)
             || tulip_stream_begin_close(self) < 0)) {
         return NULL;
@@ -408,7 +408,7 @@ PyDoc_STRVAR(force_close_doc,
 static PyObject *
 stream_force_close(TulipStream *self, PyObject *exc)
 {
-    if (!(self->flags & TULIP_LOST)
+    if (!(self->flags & TULIP_LOST) && !self->loop->forked
         && (!tulip_stream_check_thread(self)
             || tulip_stream_force_close(self, exc == Py_None ? NULL : exc) < 0)) {
         return NULL;

@@ -210,7 +210,8 @@ static PyObject *
 handle_exit(UvtHandle *self, PyObject *const *Py_UNUSED(args),
             Py_ssize_t Py_UNUSED(nargs))
 {
-    if (self->box != NULL && !uv_is_closing(&self->box->uv.handle)) {
+    if (self->box != NULL && !uv_is_closing(&self->box->uv.handle)
+        && !((const UvtCore *)self->box->uv.handle.loop->data)->forked) {
         if (!uvt_handle_check(self)) {
             return NULL;
         }

@@ -89,11 +89,7 @@ def test_every_use_of_the_loop_names_the_fork():
             lambda: transport.writelines([b"x", b"y"]),
             transport.write_eof,
             transport.pause_reading,
-            transport.close,
-            transport.abort,
             lambda: datagrams.sendto(b"x", address),
-            datagrams.close,
-            datagrams.abort,
             lambda: start(loop.getaddrinfo("localhost", 1)),
             lambda: start(loop.create_datagram_endpoint(Recorder, ("127.0.0.1", 0))),
             lambda: start(loop.create_unix_connection(Recorder, "/no/such/socket")),
@@ -114,6 +110,12 @@ def test_every_use_of_the_loop_names_the_fork():
                 asyncio.get_running_loop()
             assert asyncio._get_running_loop() is None
             assert not loop.is_closed()
+            # What cleans up may do so, to no effect.
+            for each in (transport, datagrams):
+                each.close()
+                each.abort()
+                assert not each.is_closing()
+            server.close()
 
         in_child(child)
         assert asyncio.get_running_loop() is loop
@@ -588,3 +590,55 @@ def test_handlers_of_the_program_stay_in_the_child():
         signal.signal(signal.SIGUSR2, old)
 
     run(main())
+
+
+def test_what_was_written_before_the_fork_is_sent_once():
+    """It still waits for the end of the callback, in both processes."""
+    check_script(
+        """
+        import asyncio, os, uvtulip
+        async def main():
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address)
+            loop = asyncio.get_running_loop()
+            datagrams, _ = await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=receiver.getsockname())
+            writer.write(b"once;")
+            datagrams.sendto(b"once")
+            pid = os.fork()
+            if pid == 0:
+                raise SystemExit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            writer.write(b"end")
+            writer.write_eof()
+            assert await reader.read() == b"once;end"
+            writer.close()
+            datagrams.close()
+            server.close()
+            assert await loop.sock_recv(receiver, 100) == b"once"
+            receiver.setblocking(False)
+            try:
+                raise AssertionError(receiver.recv(100))
+            except BlockingIOError:
+                pass
+
+        async def echo(reader, writer):
+            writer.write(await reader.read())
+            writer.close()
+
+        import socket
+        receiver = socket.socket(type=socket.SOCK_DGRAM)
+        receiver.bind(("127.0.0.1", 0))
+        receiver.setblocking(False)
+        loop = uvtulip.new_event_loop()
+        try:
+            loop.run_until_complete(main())
+        except SystemExit:
+            os._exit(0)
+        loop.close()
+        receiver.close()
+        """,
+        "-W",
+        "ignore",
+    )

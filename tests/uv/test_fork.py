@@ -80,6 +80,7 @@ def test_every_use_names_the_fork():
         for use in uses:
             with pytest.raises(RuntimeError, match=FORKED):
                 use()
+        handle.__exit__(None, None, None)
         assert "forked" in repr(loop)
         assert not loop.running and not loop.closed
 
