@@ -322,7 +322,8 @@ queued(TulipDatagram *self)
         tulip_datagram_maybe_pause(self);
         Py_DECREF(self);
     }
-    else if (!(self->flags & (TULIP_D_LISTED | TULIP_D_RECEIVING))
+    else if (!(self->flags
+               & (TULIP_D_LISTED | TULIP_D_RECEIVING | TULIP_D_FLUSHING))
              && !tulip_datagram_waits(self)) {
         list_dirty(self);
     }
