@@ -236,6 +236,7 @@ take_handle(TulipDatagram *self, PyObject *handle, PyObject *waiter)
     }
     self->handle = Py_NewRef(handle);
     self->flags |= TULIP_D_OPEN;
+    tulip_loop_mark_fd(self->loop, self->fd);
     return true;
 }
 
@@ -426,17 +427,14 @@ PyDoc_STRVAR(show_socket_doc,
 static PyObject *
 show_socket(TulipDatagram *self, PyObject *sock)
 {
-    Py_XSETREF(self->shown, sock != Py_None ? Py_NewRef(sock) : NULL);
+    tulip_show_socket(self->loop, &self->shown, sock);
     Py_RETURN_NONE;
 }
 
-/* What is not in self->extra; NULL without an exception: no such name. */
 static PyObject *
-ask_extra(TulipDatagram *self, PyObject *name)
+ask_datagram(PyObject *transport, PyObject *name)
 {
-    if (!PyUnicode_Check(name)) {
-        return NULL;
-    }
+    TulipDatagram *self = (TulipDatagram *)transport;
     if (PyUnicode_CompareWithASCIIString(name, "peername") == 0) {
         return Py_XNewRef(self->peername);
     }
@@ -460,22 +458,8 @@ PyDoc_STRVAR(get_extra_info_doc,
 static PyObject *
 get_extra_info(TulipDatagram *self, PyObject *args, PyObject *kwds)
 {
-    static char *names[] = {"name", "default", NULL};
-    PyObject *name, *fallback = Py_None, *found = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:get_extra_info", names,
-                                     &name, &fallback)) {
-        return NULL;
-    }
-    if (self->extra != NULL && PyDict_Check(self->extra)) {
-        found = Py_XNewRef(PyDict_GetItemWithError(self->extra, name));
-    }
-    if (found == NULL && !PyErr_Occurred()) {
-        found = ask_extra(self, name);
-    }
-    if (found == NULL && !PyErr_Occurred()) {
-        found = Py_NewRef(fallback);
-    }
-    return found;
+    return tulip_get_extra_info((PyObject *)self, self->extra, ask_datagram, args,
+                                kwds);
 }
 
 static PyObject *

@@ -2,8 +2,8 @@
  * mostly come again, so a transport remembers them; it owns the objects.  All
  * functions run attached, and never ask a name server.
  *
- * Senders are found by the bytes of their address.  Their table grows while it has
- * to forget some too often.  Where to send to is found by the identity of the
+ * Senders are found by the bytes of their address, which have two places in the table;
+ * it grows while it has to forget some too often.  Where to send to is found by the identity of the
  * object: the last sender's first, then those of a small table, where only objects
  * are kept that cannot change.
  */
@@ -104,11 +104,30 @@ is_peer(const Peer *peer, const struct sockaddr *raw, socklen_t len)
         && memcmp(&peer->to.raw, raw, len) == 0;
 }
 
+/* Puts the sender into one of its places, which is `last` then. */
+static void
+put_sender(TulipPeers *peers, UVT_STEALS(2) PyObject *address,
+           const struct sockaddr *raw, socklen_t len)
+{
+    unsigned slot = hash_raw(raw, len) % peers->size;
+    Peer *peer;
+    if (peers->senders[slot].address != NULL) {
+        slot ^= 1;
+    }
+    peer = &peers->senders[slot];
+    peers->last = slot;
+    peers->forgotten += peer->address != NULL;
+    peer->to.len = len;
+    memcpy(&peer->to.raw, raw, len);
+    Py_XSETREF(peer->address, address);
+}
+
 /* Makes the table larger; without memory it stays as it is. */
 static void
 grow(TulipPeers *peers)
 {
-    unsigned size = peers->size == 0 ? FIRST_SENDERS : 4 * peers->size;
+    unsigned old_size = peers->size;
+    unsigned size = old_size == 0 ? FIRST_SENDERS : 4 * old_size;
     Peer *table, *old = peers->senders;
     if (size > MAX_SENDERS) {
         size = MAX_SENDERS;
@@ -117,40 +136,46 @@ grow(TulipPeers *peers)
     if (table == NULL) {
         return;
     }
-    for (unsigned i = 0; i < peers->size; i++) {
-        if (old[i].address != NULL) {
-            unsigned slot = hash_raw(&old[i].to.raw.any, old[i].to.len) % size;
-            Py_XSETREF(table[slot].address, old[i].address);
-            table[slot].to = old[i].to;
-        }
-    }
     peers->senders = table;
     peers->size = size;
-    peers->last = 0;
+    for (unsigned i = 0; i < old_size; i++) {
+        if (old[i].address != NULL) {
+            put_sender(peers, old[i].address, &old[i].to.raw.any, old[i].to.len);
+        }
+    }
     peers->forgotten = 0;
     PyMem_Free(old);
 }
 
-/* Keeps the sender in its slot. */
 static void
 remember_sender(TulipPeers *peers, PyObject *address, const struct sockaddr *raw,
                 socklen_t len)
 {
-    unsigned hash = hash_raw(raw, len);
-    Peer *peer;
     if (peers->size == 0
         || (peers->forgotten > peers->size && peers->size < MAX_SENDERS)) {
         grow(peers);
-        if (peers->size == 0) {
-            return;
-        }
     }
-    peers->last = hash % peers->size;
-    peer = &peers->senders[peers->last];
-    peers->forgotten += peer->address != NULL;
-    peer->to.len = len;
-    memcpy(&peer->to.raw, raw, len);
-    Py_XSETREF(peer->address, Py_NewRef(address));
+    if (peers->size > 0) {
+        put_sender(peers, Py_NewRef(address), raw, len);
+    }
+}
+
+/* The place of a sender that is remembered, or NULL. */
+static Peer *
+find_sender(TulipPeers *peers, const struct sockaddr *raw, socklen_t len)
+{
+    unsigned slot = peers->last;
+    if (!is_peer(&peers->senders[slot], raw, len)) {
+        slot = hash_raw(raw, len) % peers->size;
+        if (!is_peer(&peers->senders[slot], raw, len)) {
+            slot ^= 1;
+            if (!is_peer(&peers->senders[slot], raw, len)) {
+                return NULL;
+            }
+        }
+        peers->last = slot;
+    }
+    return &peers->senders[slot];
 }
 
 PyObject *
@@ -160,13 +185,9 @@ tulip_address_format(TulipDatagram *self, const struct sockaddr *raw,
     TulipPeers *peers = self->peers;
     PyObject *address;
     if (peers != NULL && peers->size > 0) {
-        if (is_peer(&peers->senders[peers->last], raw, len)) {
-            return Py_NewRef(peers->senders[peers->last].address);
-        }
-        unsigned slot = hash_raw(raw, len) % peers->size;
-        if (is_peer(&peers->senders[slot], raw, len)) {
-            peers->last = slot;
-            return Py_NewRef(peers->senders[slot].address);
+        const Peer *known = find_sender(peers, raw, len);
+        if (known != NULL) {
+            return Py_NewRef(known->address);
         }
     }
     if (len <= offsetof(struct sockaddr_un, sun_path)) {

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define LOST_WRITES_LOGGED 5
 #define FIRST_CAPACITY 8
 #define KEPT_CAPACITY 128       /* of an empty queue */
 /* What one system call takes; with so many waiting it is made at once. */
@@ -338,32 +337,7 @@ as_bytes(PyObject *data)
     if (PyBytes_CheckExact(data)) {
         return Py_NewRef(data);
     }
-    if (!PyBytes_Check(data) && !PyByteArray_Check(data)
-        && !PyMemoryView_Check(data)) {
-        PyObject *name = PyType_GetName(Py_TYPE(data));
-        if (name != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "data argument must be a bytes-like object, not %R",
-                         name);
-            Py_DECREF(name);
-        }
-        return NULL;
-    }
-    return PyBytes_FromObject(data);
-}
-
-/* The transport is closed; says so when nobody seems to notice. */
-static int
-count_lost_write(TulipDatagram *self)
-{
-    PyObject *result;
-    if (self->lost_writes++ < LOST_WRITES_LOGGED) {
-        return 0;
-    }
-    result = PyObject_CallMethod(self->loop->st->logger, "warning", "s",
-                                 "socket.send() raised exception.");
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return tulip_check_data(data) ? PyBytes_FromObject(data) : NULL;
 }
 
 /* With an address of its own, a transport takes no other; false: ValueError. */
@@ -430,7 +404,8 @@ admit(TulipDatagram *self, TulipPacket *packet, PyObject *addr)
         return -1;
     }
     if (self->flags & TULIP_D_CLOSING) {
-        return count_lost_write(self);
+        return tulip_count_lost_write(self->loop, &self->lost_writes,
+                                      "socket.send() raised exception.");
     }
     if (!tulip_loop_check_fork(self->loop)
         || !tulip_loop_check_thread(self->loop)

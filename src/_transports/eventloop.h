@@ -255,6 +255,23 @@ void tulip_debug_error(TulipLoop *loop, PyObject *transport, const char *message
 /* logger.debug(format, transport) when the loop is in debug mode. */
 void tulip_debug(TulipLoop *loop, const char *format, PyObject *transport);
 
+/* write.c.  What write() and sendto() take; false with TypeError. */
+UVT_CHECKED bool tulip_check_data(PyObject *data);
+/* The connection is gone; from the fifth time on it logs this as a warning, as nobody
+ * seems to notice.  -1 with an exception. */
+UVT_CHECKED int tulip_count_lost_write(TulipLoop *loop, unsigned *count,
+                                       const char *message);
+
+/* extrainfo.c.  get_extra_info() for what is in the dict `extra` (NULL: none) or what
+ * `ask` knows of the transport; that gives a new reference, or NULL without an
+ * exception for a name, a str, that it does not know. */
+typedef PyObject *(*TulipAsk)(PyObject *transport, PyObject *name);
+UVT_NEW PyObject *tulip_get_extra_info(PyObject *transport, PyObject *extra,
+                                       TulipAsk ask, PyObject *args,
+                                       PyObject *kwds);
+/* Keeps what is given as 'socket' (None: nothing) in *slot. */
+void tulip_show_socket(TulipLoop *loop, PyObject **slot, PyObject *sock);
+
 /* flowcontrol.c.  The arguments of set_write_buffer_limits(); false with an
  * exception, and then nothing has changed. */
 UVT_CHECKED bool tulip_parse_limits(PyObject *args, PyObject *kwds,

@@ -34,6 +34,20 @@ borrow_socket(TulipStream *self)
     return sock;
 }
 
+void
+tulip_show_socket(TulipLoop *loop, PyObject **slot, PyObject *sock)
+{
+    Py_XSETREF(*slot, sock != Py_None ? Py_NewRef(sock) : NULL);
+    if (sock != Py_None) {
+        PyObject *fd = PyObject_CallMethod(sock, "fileno", NULL);
+        if (fd != NULL) {
+            tulip_loop_mark_fd(loop, (int)PyLong_AsLong(fd));
+            Py_DECREF(fd);
+        }
+        PyErr_Clear();      /* then it is only not refused */
+    }
+}
+
 PyObject *
 tulip_stream_show_socket(TulipStream *self, PyObject *sock)
 {
@@ -41,15 +55,7 @@ tulip_stream_show_socket(TulipStream *self, PyObject *sock)
     if (rare == NULL) {
         return NULL;
     }
-    Py_XSETREF(rare->socket, sock != Py_None ? Py_NewRef(sock) : NULL);
-    if (sock != Py_None) {
-        PyObject *fd = PyObject_CallMethod(sock, "fileno", NULL);
-        if (fd != NULL) {
-            tulip_loop_mark_fd(self->loop, (int)PyLong_AsLong(fd));
-            Py_DECREF(fd);
-        }
-        PyErr_Clear();      /* then it is only not refused */
-    }
+    tulip_show_socket(self->loop, &rare->socket, sock);
     Py_RETURN_NONE;
 }
 
@@ -84,13 +90,10 @@ tulip_stream_free_names(TulipStream *self)
 
 /* ---- get_extra_info() ---- */
 
-/* What is not in self->extra; NULL without an exception: no such name. */
 static PyObject *
-ask_extra(TulipStream *self, PyObject *name)
+ask_stream(PyObject *transport, PyObject *name)
 {
-    if (!PyUnicode_Check(name)) {
-        return NULL;
-    }
+    TulipStream *self = (TulipStream *)transport;
     if (PyUnicode_CompareWithASCIIString(name, "uv_handle") == 0) {
         return Py_XNewRef(self->handle);
     }
@@ -110,8 +113,8 @@ ask_extra(TulipStream *self, PyObject *name)
 }
 
 PyObject *
-tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
-                            PyObject *kwds)
+tulip_get_extra_info(PyObject *transport, PyObject *extra, TulipAsk ask,
+                     PyObject *args, PyObject *kwds)
 {
     static char *names[] = {"name", "default", NULL};
     PyObject *name, *fallback = Py_None, *found = NULL;
@@ -119,16 +122,24 @@ tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
                                      &name, &fallback)) {
         return NULL;
     }
-    if (self->extra != NULL && PyDict_Check(self->extra)) {
-        found = Py_XNewRef(PyDict_GetItemWithError(self->extra, name));
+    if (extra != NULL && PyDict_Check(extra)) {
+        found = Py_XNewRef(PyDict_GetItemWithError(extra, name));
     }
-    if (found == NULL && !PyErr_Occurred()) {
-        found = ask_extra(self, name);
+    if (found == NULL && !PyErr_Occurred() && PyUnicode_Check(name)) {
+        found = ask(transport, name);
     }
     if (found == NULL && !PyErr_Occurred()) {
         found = Py_NewRef(fallback);
     }
     return found;
+}
+
+PyObject *
+tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
+                            PyObject *kwds)
+{
+    return tulip_get_extra_info((PyObject *)self, self->extra, ask_stream, args,
+                                kwds);
 }
 
 /* Its life; "open" with nothing behind it is left by a loop that was closed. */

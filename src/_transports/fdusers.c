@@ -7,6 +7,7 @@
  * transport has the number any more: so nothing is kept for each connection, and
  * nothing has to be undone when one ends.
  */
+#include "datagram.h"
 #include "stream.h"
 #include <limits.h>
 
@@ -52,13 +53,9 @@ has_fd(PyObject *obj, int fd)
 /* A transport that is open has it: through its handle, or because it was made for
  * a socket that shows it. */
 static bool
-stream_has_fd(TulipStream *stream, PyObject *handle, int fd)
+either_has_fd(PyObject *shown, PyObject *handle, int fd)
 {
-    PyObject *shown = stream->rare != NULL ? stream->rare->socket : NULL;
     bool found;
-    if (stream->flags & TULIP_CLOSING) {
-        return false;
-    }
     if (shown == NULL) {
         return has_fd(handle, fd);
     }
@@ -66,6 +63,21 @@ stream_has_fd(TulipStream *stream, PyObject *handle, int fd)
     found = has_fd(shown, fd) || has_fd(handle, fd);
     Py_DECREF(shown);
     return found;
+}
+
+static bool
+stream_has_fd(TulipStream *self, PyObject *handle, int fd)
+{
+    return !(self->flags & TULIP_CLOSING)
+        && either_has_fd(self->rare != NULL ? self->rare->socket : NULL, handle,
+                         fd);
+}
+
+static bool
+datagram_has_fd(TulipDatagram *self, PyObject *handle, int fd)
+{
+    return !(self->flags & TULIP_D_CLOSING)
+        && either_has_fd(self->shown, handle, fd);
 }
 
 /* Who has the descriptor by this handle: its transport, or whoever else takes its
@@ -84,9 +96,11 @@ user_of(TulipLoop *loop, PyObject *handle, int fd, bool only_transports)
     if (PyObject_TypeCheck(owner, st->stream_type)) {
         found = stream_has_fd((TulipStream *)owner, handle, fd);
     }
+    else if (PyObject_TypeCheck(owner, st->datagram_type)) {
+        found = datagram_has_fd((TulipDatagram *)owner, handle, fd);
+    }
     else {
-        found = (!only_transports || PyObject_TypeCheck(owner, st->datagram_type))
-            && has_fd(handle, fd);
+        found = !only_transports && has_fd(handle, fd);
     }
     if (!found) {
         Py_CLEAR(owner);

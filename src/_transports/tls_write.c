@@ -13,7 +13,6 @@
 /* What is encrypted in one go, and sent by one system call. */
 #define BATCH_RECORDS 8
 #define SLAB_SIZE (UVT_TLS_PLAIN + BATCH_RECORDS * UVT_TLS_RECORD)
-#define LOST_WRITES_LOGGED 5
 
 /* ---- the queue ---- */
 
@@ -357,18 +356,11 @@ queue_done(TulipTLS *self)
 
 /* ---- write() ---- */
 
-/* Logs a warning when nobody seems to notice that the connection is gone. */
 static int
 count_lost_write(TulipTLS *self)
 {
-    PyObject *result;
-    if (self->lost_writes++ < LOST_WRITES_LOGGED) {
-        return 0;
-    }
-    result = PyObject_CallMethod(self->loop->st->logger, "warning", "s",
-                                 "SSL connection is closed");
-    Py_XDECREF(result);
-    return result != NULL ? 0 : -1;
+    return tulip_count_lost_write(self->loop, &self->lost_writes,
+                                  "SSL connection is closed");
 }
 
 static int

@@ -9,44 +9,43 @@
 #define COPY_MAX ((size_t)16 * 1024)
 #define LOST_WRITES_LOGGED 5
 
-static bool
-is_bytes_like(PyObject *data)
+bool
+tulip_check_data(PyObject *data)
 {
-    return PyBytes_Check(data) || PyByteArray_Check(data)
-        || PyMemoryView_Check(data);
-}
-
-static bool
-check_data(PyObject *data)
-{
-    if (!is_bytes_like(data)) {
-        PyObject *name = PyType_GetName(Py_TYPE(data));
-        if (name != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "data argument must be a bytes-like object, not %R",
-                         name);
-            Py_DECREF(name);
-        }
-        return false;
+    PyObject *name;
+    if (PyBytes_Check(data) || PyByteArray_Check(data)
+        || PyMemoryView_Check(data)) {
+        return true;
     }
-    return true;
+    name = PyType_GetName(Py_TYPE(data));
+    if (name != NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "data argument must be a bytes-like object, not %R", name);
+        Py_DECREF(name);
+    }
+    return false;
 }
 
-/* The connection is gone; says so when nobody seems to notice. */
+int
+tulip_count_lost_write(TulipLoop *loop, unsigned *count, const char *message)
+{
+    PyObject *result;
+    if ((*count)++ < LOST_WRITES_LOGGED) {
+        return 0;
+    }
+    result = PyObject_CallMethod(loop->st->logger, "warning", "s", message);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 static int
 count_lost_write(TulipStream *self)
 {
-    PyObject *result;
-    if (self->lost_writes++ < LOST_WRITES_LOGGED) {
-        return 0;
-    }
-    result = PyObject_CallMethod(self->loop->st->logger, "warning", "s",
-                                 self->flags & TULIP_PIPE
-                                 ? "pipe closed by peer or os.write(pipe, data) "
-                                   "raised exception."
-                                 : "socket.send() raised exception.");
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return tulip_count_lost_write(
+        self->loop, &self->lost_writes,
+        self->flags & TULIP_PIPE
+        ? "pipe closed by peer or os.write(pipe, data) raised exception."
+        : "socket.send() raised exception.");
 }
 
 /* After write_eof(): an error, but of a pipe, whose end that is, a lost write. */
@@ -139,7 +138,7 @@ stream_write(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
 {
     PyObject *data = tulip_only_arg("write", "data", args, nargs, kwnames);
     int rc;
-    if (data == NULL || (!PyBytes_CheckExact(data) && !check_data(data))) {
+    if (data == NULL || (!PyBytes_CheckExact(data) && !tulip_check_data(data))) {
         return NULL;
     }
     if (self->flags & (TULIP_EOF_SENT | TULIP_LOST | TULIP_SENDFILE)) {
@@ -210,7 +209,7 @@ writelines(TulipStream *self, PyObject *list)
     for (Py_ssize_t i = 0; i < count; i++) {
         if (!PyBytes_CheckExact(items[i])) {
             exact = false;
-            if (!check_data(items[i])) {
+            if (!tulip_check_data(items[i])) {
                 return -1;
             }
         }

@@ -111,9 +111,8 @@ def test_the_same_sender_gives_the_same_object():
         with udp_socket(server) as one, udp_socket(server) as other:
             for sock in (one, other, one, other):
                 sock.send(b"x")
-            first, second, third, fourth = (await protocol.until(4), protocol)[
-                1
-            ].addresses
+            await protocol.until(4)
+            first, second, third, fourth = protocol.addresses
         assert first is third
         assert second is fourth
         await close(server)
@@ -1053,6 +1052,26 @@ def test_loop_closed_before_the_transport():
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         del transport, _
         gc.collect()
+
+
+def test_descriptors_are_refused_to_others():
+    async def main():
+        loop = asyncio.get_running_loop()
+        given = udp_socket()
+        transport, _ = await endpoint(sock=given)
+        transport.pause_reading()
+        for fd in (given.fileno(), transport.get_extra_info("uv_handle").fileno()):
+            for call, args in (
+                (loop.add_reader, (fd, print)),
+                (loop.remove_writer, (fd,)),
+            ):
+                with pytest.raises(
+                    RuntimeError, match=rf"{fd} is used by transport <DatagramTransp"
+                ):
+                    call(*args)
+        await close(transport)
+
+    run(main())
 
 
 # ---- threads and debug mode ----
