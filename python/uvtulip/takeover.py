@@ -66,4 +66,4 @@ def _cover_children(as_uvloop: bool) -> None:
         )
         return pid
 
-    util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]
+    util.spawnv_passfds = spawnv_passfds

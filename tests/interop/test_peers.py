@@ -18,7 +18,6 @@ import pytest
 from aiosupport import LIMIT, Recorder, check_script, run, turns, until
 from streamsupport import tcp_pair
 
-
 # ---- time ----
 
 

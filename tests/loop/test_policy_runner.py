@@ -201,3 +201,23 @@ def test_debug_mode_of_the_interpreter(where):
         env = {"PYTHONASYNCIODEBUG": "1"}
         assert check_script(source, env=env) == "True\n"
         assert check_script(source, env={"PYTHONASYNCIODEBUG": ""}) == "False\n"
+
+
+def test_warns_only_where_asyncio_does():
+    check_script(
+        """
+        import asyncio, uvtulip
+        policy = uvtulip.EventLoopPolicy()
+        loop = policy.new_event_loop()
+        policy.set_event_loop(loop)
+        assert policy.get_event_loop() is loop
+        policy.set_event_loop(None)
+        loop.close()
+        uvtulip.install()
+        async def main():
+            assert type(asyncio.get_running_loop()) is uvtulip.Loop
+        asyncio.run(main())
+        uvtulip.run(main())
+        """,
+        *("-W", "error"),
+    )

@@ -259,7 +259,8 @@ def test_eager_start_by_asyncio(loop: asyncio.AbstractEventLoop) -> None:
         assert asyncio.create_task(nothing(), eager_start=True).done()
         loop.set_task_factory(asyncio.eager_task_factory)
         assert asyncio.create_task(nothing()).done()
-        assert not (later := asyncio.create_task(nothing(), eager_start=False)).done()
+        later = asyncio.create_task(nothing(), eager_start=False)
+        assert not later.done()
         await later
         async with asyncio.TaskGroup() as group:
             assert group.create_task(nothing(), eager_start=True).done()
