@@ -48,8 +48,13 @@ tulip_show_socket(TulipLoop *loop, PyObject **slot, PyObject *sock)
     }
 }
 
-PyObject *
-tulip_stream_show_socket(TulipStream *self, PyObject *sock)
+PyDoc_STRVAR(show_socket_doc,
+"_show_socket($self, sock, /)\n--\n\n"
+"Give this object as 'socket', and call its detach() when the handle is closed.\n"
+"None: the socket is made again when it is asked for.");
+
+static PyObject *
+stream_show_socket(TulipStream *self, PyObject *sock)
 {
     TulipRare *rare = tulip_stream_rare(self);
     if (rare == NULL) {
@@ -58,6 +63,11 @@ tulip_stream_show_socket(TulipStream *self, PyObject *sock)
     tulip_show_socket(self->loop, &rare->socket, sock);
     Py_RETURN_NONE;
 }
+
+PyMethodDef tulip_socket_methods[] = {
+    {"_show_socket", (PyCFunction)stream_show_socket, METH_O, show_socket_doc},
+    {NULL},
+};
 
 /* ---- names ---- */
 

@@ -190,7 +190,7 @@ void tulip_stream_leave_server(TulipStream *self);
 /* ---- extrainfo.c ---- */
 
 void tulip_stream_free_names(TulipStream *self);
-PyObject *tulip_stream_show_socket(TulipStream *self, PyObject *sock);
+extern PyMethodDef tulip_socket_methods[];
 PyObject *tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
                                       PyObject *kwds);
 PyObject *tulip_stream_repr(TulipStream *self);

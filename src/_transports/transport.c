@@ -468,11 +468,6 @@ stream_set_protocol(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(show_socket_doc,
-"_show_socket($self, sock, /)\n--\n\n"
-"Give this object as 'socket', and call its detach() when the handle is closed.\n"
-"None: the socket is made again when it is asked for.");
-
 PyDoc_STRVAR(get_extra_info_doc,
 "get_extra_info($self, name, default=None)\n--\n\n"
 "'socket' (shows the socket and borrows its descriptor), 'sockname', 'peername',\n"
@@ -481,8 +476,6 @@ PyDoc_STRVAR(get_extra_info_doc,
 PyMethodDef tulip_base_methods[] = {
     {"close", (PyCFunction)stream_close, METH_NOARGS, close_doc},
     {"_force_close", (PyCFunction)stream_force_close, METH_O, force_close_doc},
-    {"_show_socket", (PyCFunction)tulip_stream_show_socket, METH_O,
-     show_socket_doc},
     {"is_closing", (PyCFunction)stream_is_closing, METH_NOARGS, is_closing_doc},
     {"get_protocol", (PyCFunction)stream_get_protocol, METH_NOARGS,
      get_protocol_doc},
@@ -586,6 +579,7 @@ tulip_stream_setup(PyObject *module, TulipState *st)
     /* The slot of the base is our member `extra`. */
     if (tulip_add_transport(module, &st->stream_type, &stream_spec, "Transport",
                             NULL, (Py_ssize_t)offsetof(TulipStream, loop)) < 0
+        || tulip_add_methods(st->stream_type, tulip_socket_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_abort_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_flow_methods) < 0
         || tulip_add_methods(st->stream_type, tulip_read_methods) < 0
