@@ -23,9 +23,12 @@ BEHIND_MACROS = {
     "_Py_TrueStruct",
     "_PyBytes_Resize",  # Documented, and part of the stable ABI.
     "_PyObject_GC_New",
+    "_PyObject_New",  # PyObject_New
     "_PyTrash_begin",  # Py_TRASHCAN_BEGIN and _END
     "_PyTrash_cond",
     "_PyTrash_end",
+    "_PyTrash_thread_deposit_object",  # since 3.13
+    "_PyTrash_thread_destroy_chain",
 }
 # What PY_SSIZE_T_CLEAN makes of the functions with a format, before 3.13.
 SSIZE_T_CLEAN = "_SizeT"
