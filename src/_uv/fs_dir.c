@@ -52,7 +52,7 @@ uvt_dir_give(UvtDir *self)
 PyObject *
 uvt_fs_opened_dir(UvtState *st, UvtFsCall *call, uv_fs_t *req)
 {
-    UvtDir *self = PyObject_New(UvtDir, st->dir_type);
+    UvtDir *self = (UvtDir *)st->dir_type->tp_alloc(st->dir_type, 0);
     if (self == NULL) {
         close_quietly(req->ptr);
     }
@@ -100,7 +100,7 @@ dir_dealloc(UvtDir *self)
     if (self->dir != NULL) {
         close_quietly(self->dir);
     }
-    PyObject_Free(self);
+    tp->tp_free(self);
     Py_DECREF(tp);
 }
 

@@ -46,6 +46,12 @@ on_before_poll(uv_prepare_t *uv)
     if (self == NULL || self->detached != NULL) {
         return;
     }
+#if UV_VERSION_HEX >= 0x012D00
+    /* Older ones read the clock at the begin of each turn. */
+    if (self->mode != UV_RUN_NOWAIT) {
+        uv_update_time(uv->loop);
+    }
+#endif
     uvt_metrics_turn(self, uv->loop->time);
     if (core->orphans) {
         close_orphans(core);

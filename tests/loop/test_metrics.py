@@ -18,7 +18,7 @@ def test_fresh_loop():
     assert found.slowest_callback is None and found.slowest_callback_name is None
     assert found.utilisation == 0.0
     loop.close()
-    assert loop.metrics() == found
+    assert loop.metrics()[:8] == found[:8]
 
 
 def test_callbacks():
@@ -81,6 +81,7 @@ def test_longest_turn():
         await asyncio.sleep(0)
         loop.call_soon(time.sleep, 0.05)
         await asyncio.sleep(0.01)
+        await asyncio.sleep(0.001)      # that turn is over
         assert loop.metrics().longest_turn >= 0.048
 
     run(main())
@@ -134,7 +135,7 @@ def test_slowest_callback():
         loop.time_callbacks(True)
         assert loop.metrics().slowest_callback_name is None
 
-    run(main())
+    run(main(), debug=False)
 
 
 def test_slowest_callback_in_debug_mode():
