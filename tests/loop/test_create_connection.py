@@ -333,7 +333,18 @@ def test_cancelled_while_connecting(silent, delay, wait, no_leak):
 
 
 @pytest.mark.parametrize("wait", range(12))
-def test_cancelled_at_any_turn(listener, wait, no_leak):
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"happy_eyeballs_delay": 0},
+        {"happy_eyeballs_delay": 0.001, "local_addr": ("name", 0)},
+        {"local_addr": ("127.0.0.1", 0), "proto": socket.IPPROTO_TCP},
+        {"ssl": True, "server_hostname": "localhost"},
+    ],
+    ids=str,
+)
+def test_cancelled_at_any_turn(listener, kwargs, wait, no_leak):
     async def main():
         loop = asyncio.get_running_loop()
         made = []
@@ -343,7 +354,7 @@ def test_cancelled_at_any_turn(listener, wait, no_leak):
             return made[-1]
 
         task = loop.create_task(
-            loop.create_connection(factory, *listener.getsockname())
+            loop.create_connection(factory, "name", listener.getsockname()[1], **kwargs)
         )
         await turns(wait)
         task.cancel()
@@ -358,7 +369,7 @@ def test_cancelled_at_any_turn(listener, wait, no_leak):
             if protocol.transport is not None:
                 await until(lambda protocol=protocol: protocol.lost)
 
-    run(main())
+    run_resolving(["127.0.0.1", "127.0.0.2"], main)
 
 
 def test_interleave(no_leak):
