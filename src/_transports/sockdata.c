@@ -18,11 +18,18 @@ as_size(PyObject *arg)
 
 /* ---- receiving ---- */
 
-/* recv() or recvfrom(). */
+/* recv() or recvfrom(), unless that would find nothing. */
 static ssize_t
-receive(int fd, char *base, size_t size, TulipSender *from)
+receive(TulipLoop *self, const TulipSock *sock, char *base, size_t size,
+        TulipSender *from)
 {
+    bool *emptied = tulip_sock_emptied(self, sock->obj, sock->fd);
+    const int fd = sock->fd;
     ssize_t count;
+    if (emptied != NULL && *emptied) {
+        errno = EAGAIN;
+        return -1;
+    }
     do {
         if (from == NULL) {
             count = recv(fd, base, size, MSG_DONTWAIT);
@@ -33,6 +40,9 @@ receive(int fd, char *base, size_t size, TulipSender *from)
                              (struct sockaddr *)&from->addr, &from->len);
         }
     } while (count < 0 && errno == EINTR);
+    if (emptied != NULL) {
+        *emptied = count > 0 && (size_t)count < size;
+    }
     return count;
 }
 
@@ -54,7 +64,7 @@ receive_bytes(TulipLoop *self, TulipSock *sock, size_t size, TulipSender *from)
     if (base == NULL) {
         return NULL;
     }
-    count = receive(sock->fd, base, size, from);
+    count = receive(self, sock, base, size, from);
     if (count < 0) {
         Py_XDECREF(data);
         return tulip_sock_failed(self, sock, false);
@@ -84,7 +94,7 @@ receive_into(TulipLoop *self, TulipSock *sock, PyObject *buffer, size_t size,
         size = (size_t)view.len;
     }
     if (size > 0 && size <= (size_t)view.len) {
-        ssize_t count = receive(sock->fd, view.buf, size, from);
+        ssize_t count = receive(self, sock, view.buf, size, from);
         result = count < 0 ? tulip_sock_failed(self, sock, false)
                            : PyLong_FromSsize_t(count);
         if (from != NULL && count >= 0) {

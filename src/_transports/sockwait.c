@@ -13,10 +13,17 @@
  * registered: a weak reference tells the objects apart, and what the kernel
  * still reports of an earlier one has another generation.  (What is not noticed
  * is a dup2() to the number of a socket object that stays.)
+ *
+ * It also saves the read that finds nothing.  A read from a TCP connection that
+ * returns less than was asked for has taken all there was; what comes later is
+ * reported.  Not so near the end of the stream and where urgent data stops a
+ * read: after a report of either, or of an error, nothing is concluded any more.
  */
 #include "sockwait.h"
 #include <errno.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define MAX_EVENTS 128
@@ -27,6 +34,8 @@ typedef struct Entry {
     PyObject *ref;              /* weak, to the owner; NULL: not to be told */
     uint32_t mask;              /* what epoll reports; 0: not registered */
     uint32_t generation;        /* of the registration */
+    bool tcp;                   /* whether `emptied` means anything */
+    bool emptied;               /* by the last read, and nothing has come since */
 } Entry;
 
 typedef struct TulipSockets {
@@ -38,7 +47,10 @@ typedef struct TulipSockets {
     char *room;                 /* NULL until needed */
 } TulipSockets;
 
-static const uint32_t masks[2] = {EPOLLIN, EPOLLOUT};
+/* To know what a read from it may conclude. */
+#define WARNINGS ((uint32_t)(EPOLLRDHUP | EPOLLPRI))
+
+static const uint32_t masks[2] = {EPOLLIN | WARNINGS, EPOLLOUT};
 
 /* ---- waking ---- */
 
@@ -91,8 +103,14 @@ deliver(TulipLoop *loop, const struct epoll_event *event)
         entry->mask &= ~(uint32_t)EPOLLOUT;
         (void)control(set, EPOLL_CTL_MOD, (int)fd, entry);
     }
+    if (happened & ~(uint32_t)EPOLLOUT) {
+        entry->emptied = false;
+    }
+    if (happened & ~(uint32_t)(EPOLLIN | EPOLLOUT)) {
+        entry->tcp = false;
+    }
     wake(loop, entry, (happened & ~(uint32_t)EPOLLOUT) != 0,
-         (happened & ~(uint32_t)EPOLLIN) != 0);
+         (happened & ~(EPOLLIN | WARNINGS)) != 0);
 }
 
 /* Closes the Poll without an event. */
@@ -131,6 +149,7 @@ lose(TulipLoop *loop)
     for (size_t fd = 0; fd < set->size; fd++) {
         if (set->entries[fd] != NULL) {
             set->entries[fd]->mask = 0;
+            set->entries[fd]->emptied = false;
         }
     }
     wake_all(loop, set);
@@ -345,10 +364,28 @@ is_current(const Entry *entry, PyObject *owner)
     return known == owner;
 }
 
+static bool
+is_tcp(int fd)
+{
+    int protocol = 0;
+    socklen_t size = sizeof(protocol);
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0
+        && protocol == IPPROTO_TCP;
+}
+
+bool *
+tulip_sock_emptied(TulipLoop *loop, PyObject *sock, int fd)
+{
+    const TulipSockets *set = loop->sockets;
+    Entry *entry = set != NULL && (size_t)fd < set->size ? set->entries[fd] : NULL;
+    return entry != NULL && entry->tcp && is_current(entry, sock)
+        ? &entry->emptied : NULL;
+}
+
 /* Begins a registration: whose it is, and what is waited for already, by
  * another object for the same file or in vain for a file that was closed. */
 static int
-renew(TulipSockets *set, Entry *entry, PyObject *owner, TulipSockKind kind)
+renew(TulipSockets *set, Entry *entry, PyObject *owner, TulipSockKind kind, int fd)
 {
     PyObject *ref = NULL;
     if (kind != TULIP_SOCK_STRANGE) {
@@ -359,8 +396,10 @@ renew(TulipSockets *set, Entry *entry, PyObject *owner, TulipSockKind kind)
     }
     Py_XSETREF(entry->ref, ref);
     entry->generation = ++set->generation;
-    entry->mask = (entry->waiters[0] != NULL ? EPOLLIN : 0u)
-        | (entry->waiters[1] != NULL ? EPOLLOUT : 0u);
+    entry->mask = (entry->waiters[0] != NULL ? masks[0] : 0u)
+        | (entry->waiters[1] != NULL ? masks[1] : 0u);
+    entry->tcp = kind == TULIP_SOCK_PLAIN && is_tcp(fd);
+    entry->emptied = false;
     return 0;
 }
 
@@ -384,12 +423,12 @@ enroll(TulipLoop *loop, TulipSockets *set, Entry *entry, PyObject *owner,
        TulipSockKind kind, int fd, int which)
 {
     bool current = is_current(entry, owner);
-    if (current && (entry->mask & masks[which]) != 0) {
+    if (current && (entry->mask & masks[which]) == masks[which]) {
         return 0;
     }
     if (!current
         && ((kind != TULIP_SOCK_TRANSPORT && !tulip_loop_check_fd(loop, fd))
-            || renew(set, entry, owner, kind) < 0)) {
+            || renew(set, entry, owner, kind, fd) < 0)) {
         return -1;
     }
     entry->mask |= masks[which];

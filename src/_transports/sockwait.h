@@ -21,6 +21,10 @@ typedef enum TulipSockKind {
  * exception. */
 UVT_NEW PyObject *tulip_sock_wait(TulipLoop *loop, PyObject *owner,
                                   TulipSockKind kind, int fd, bool writable);
+/* For whoever reads from a plain socket by recv(): where to note that a read has
+ * emptied it, which then is known until something comes.  NULL: that cannot be
+ * known of this one.  Valid until Python code runs. */
+UVT_BORROWED bool *tulip_sock_emptied(TulipLoop *loop, PyObject *sock, int fd);
 /* TULIP_SOCK_ROOM bytes that the next call may use too.  NULL with MemoryError. */
 UVT_BORROWED char *tulip_sock_room(TulipLoop *loop);
 

@@ -5,6 +5,7 @@ import asyncio
 import errno
 import gc
 import os
+import random
 import resource
 import socket
 import warnings
@@ -13,7 +14,7 @@ import weakref
 import pytest
 
 import uvtulip
-from aiosupport import open_descriptors, run, turns
+from aiosupport import open_descriptors, run, turns, until
 from forksupport import in_child
 from streamsupport import reset, tcp_pair
 from uvtulip import uv
@@ -162,6 +163,143 @@ def test_more_than_the_loops_own_room(pair):
         assert got == data
         await loop.sock_sendall(one, b"little")
         assert await loop.sock_recv(two, 1 << 20) == b"little"
+
+    run(main())
+
+
+# ---- reads that are not tried ----
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("end", ["close", "shutdown", "reset"])
+def test_the_end_comes_at_any_time(seed, end):
+    """All data is received, then the end, wherever it falls between the reads."""
+    chance = random.Random(seed)
+    pieces = [os.urandom(chance.choice([1, 10, 100, 5000])) for _ in range(20)]
+
+    async def send(sock):
+        for piece in pieces:
+            sock.send(piece)
+            await turns(chance.choice([0, 0, 1, 2, 5]))
+        if end == "shutdown":
+            sock.shutdown(socket.SHUT_WR)
+        elif end == "close":
+            sock.close()
+        else:
+            # Once it has arrived, as the reset throws away what was not read.
+            await until(lambda: len(got) == len(data))
+            reset(sock)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = tcp_pair()
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with one, two:
+            two.setblocking(False)
+            sending = asyncio.create_task(send(one))
+            buffer = bytearray(3000)
+            while True:
+                if chance.random() < 0.5:
+                    piece = await loop.sock_recv(two, chance.choice([1, 50, 65536]))
+                else:
+                    piece = buffer[: await loop.sock_recv_into(two, buffer)]
+                if not piece:
+                    break
+                got.extend(piece)
+                if chance.random() < 0.2:
+                    await asyncio.sleep(0.001)
+            await sending
+
+    got = bytearray()
+    data = b"".join(pieces)
+    if end == "reset":
+        with pytest.raises(ConnectionResetError):
+            run(main())
+    else:
+        run(main())
+    assert got == data
+
+
+def test_urgent_data_stops_a_read():
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = tcp_pair()
+        with one, two:
+            two.setblocking(False)
+            two.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            for _ in range(5):
+                got = b""
+                reading = asyncio.create_task(loop.sock_recv(two, 100))
+                await turns()
+                one.send(b"abc")
+                one.send(b"!", socket.MSG_OOB)
+                one.send(b"def")
+                got += await reading
+                while len(got) < 7:
+                    got += await loop.sock_recv(two, 100)
+                assert got == b"abc!def"
+
+    run(main())
+
+
+def test_read_by_the_program_itself_in_between():
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = tcp_pair()
+        with one, two:
+            two.setblocking(False)
+            for i in range(20):
+                reading = asyncio.create_task(loop.sock_recv(two, 100))
+                await turns()
+                one.send(b"a")
+                assert await reading == b"a"
+                one.send(b"b")
+                if i % 2:
+                    await asyncio.sleep(0.001)
+                    assert two.recv(100) == b"b"
+                else:
+                    assert await loop.sock_recv(two, 100) == b"b"
+
+    run(main())
+
+
+def test_shut_down_by_the_program_itself():
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = tcp_pair()
+        with one, two:
+            two.setblocking(False)
+            one.send(b"a")
+            assert await loop.sock_recv(two, 100) == b"a"
+            reading = asyncio.create_task(loop.sock_recv(two, 100))
+            await turns()
+            one.send(b"b")
+            assert await reading == b"b"
+            two.shutdown(socket.SHUT_RD)
+            assert await loop.sock_recv(two, 100) == b""
+
+    run(main())
+
+
+def test_messages_with_descriptors():
+    """A read from a UNIX socket ends after each: that it is short does not mean that
+    nothing is left."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, two = socket.socketpair()
+        with one, two:
+            two.setblocking(False)
+            for _ in range(3):
+                reading = asyncio.create_task(loop.sock_recv(two, 100))
+                await turns()
+                with open(os.devnull) as file:
+                    socket.send_fds(one, [b"with one"], [file.fileno()])
+                one.send(b"without")
+                got = await reading
+                while len(got) < 15:
+                    got += await loop.sock_recv(two, 100)
+                assert got == b"with onewithout"
 
     run(main())
 
