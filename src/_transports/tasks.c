@@ -35,17 +35,18 @@ tulip_future_settle(TulipLoop *self, PyObject *future, PyObject *result,
                     PyObject *exc)
 {
     const TulipState *st = self->st;
-    PyObject *answer = PyObject_CallMethodNoArgs(future, st->str_done);
-    int done = answer != NULL ? PyObject_IsTrue(answer) : -1;
-    Py_XDECREF(answer);
-    if (done != 0) {
-        return done < 0 ? -1 : 0;
-    }
-    answer = exc != NULL
+    PyObject *answer = exc != NULL
         ? PyObject_CallMethodOneArg(future, st->str_set_exception, exc)
         : PyObject_CallMethodOneArg(future, st->str_set_result, result);
-    Py_XDECREF(answer);
-    return answer != NULL ? 0 : -1;
+    if (answer == NULL) {
+        if (!PyErr_ExceptionMatches(st->invalid_state)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    Py_DECREF(answer);
+    return 0;
 }
 
 /* The call has a coroutine, and at most name=None beside it. */

@@ -61,6 +61,7 @@ import_names(TulipState *st)
 {
     const char *const helpers = "asyncio.format_helpers";
     return import_name(&st->future_type, "asyncio", "Future") < 0
+        || import_name(&st->invalid_state, "asyncio", "InvalidStateError") < 0
         || import_name(&st->tasks_names, "asyncio.tasks", "__dict__") < 0
         || import_name(&st->buffered_protocol_type, "asyncio",
                        "BufferedProtocol") < 0
@@ -84,7 +85,7 @@ import_names(TulipState *st)
 #define FOR_EACH_STRING(DO) \
     DO(accept) DO(call_exception_handler) DO(connection_made) \
     DO(connection_lost) DO(context) DO(data_received) DO(datagram_received) \
-    DO(done) DO(eof_received) DO(error_received) DO(fileno) DO(get_buffer) \
+    DO(eof_received) DO(error_received) DO(fileno) DO(get_buffer) \
     DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(resume_writing) \
     DO(recv) DO(recv_into) DO(recvfrom) DO(recvfrom_into) DO(send) DO(sendto) \
     DO(set_exception) DO(set_result) DO(Task)
@@ -139,7 +140,8 @@ module_exec(PyObject *module)
     DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
     DO(stream_type) DO(read_pipe_type) DO(write_pipe_type) DO(server_type) \
     DO(tls_type) DO(tls_link_type) DO(datagram_type) \
-    DO(future_type) DO(tasks_names) DO(buffered_protocol_type) DO(socket_type) \
+    DO(future_type) DO(invalid_state) DO(tasks_names) \
+    DO(buffered_protocol_type) DO(socket_type) \
     DO(socket_family) DO(socket_kind) DO(socket_proto) DO(address_family) \
     DO(address_kind) DO(af_inet) DO(af_inet6) DO(sock_stream) DO(sock_dgram) \
     DO(gaierror) DO(extract_stack) DO(format_source) DO(logger) \

@@ -27,6 +27,7 @@ typedef struct TulipState {
     UvtTlsState tls;
     PyTypeObject *datagram_type;        /* an asyncio.DatagramTransport */
     PyObject *future_type;              /* asyncio.Future */
+    PyObject *invalid_state;            /* asyncio.InvalidStateError */
     PyObject *tasks_names;              /* asyncio.tasks.__dict__ */
     PyObject *buffered_protocol_type;   /* asyncio.BufferedProtocol */
     PyObject *socket_type;              /* socket.socket, and the plain numbers */
@@ -50,7 +51,6 @@ typedef struct TulipState {
     PyObject *str_connection_lost;
     PyObject *str_context;
     PyObject *str_data_received;
-    PyObject *str_done;
     PyObject *str_datagram_received;
     PyObject *str_error_received;
     PyObject *str_eof_received;

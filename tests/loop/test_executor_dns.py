@@ -292,7 +292,7 @@ def test_lookups_start_no_thread_of_python():
         await loop.getaddrinfo("localhost", 80)
         assert threading.active_count() == before
 
-    run(main())
+    run(main(), debug=False)
 
 
 @pytest.mark.parametrize("flags", [0, socket.NI_NUMERICHOST, socket.NI_NUMERICSERV, 3])

@@ -301,7 +301,7 @@ def test_the_handle_closed_behind_our_back():
             await turns()
             await asyncio.sleep(0.001)
 
-    run(main())
+    run(main(), debug=False)
 
 
 def fake(host, port, *args, **kwargs):

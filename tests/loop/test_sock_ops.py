@@ -586,7 +586,7 @@ def test_a_socket_that_blocks_does_not_block_the_loop():
         assert one.gettimeout() is None
 
     with one, two:
-        run(main())
+        run(main(), debug=False)
 
 
 def test_read_and_write_at_once(pair):

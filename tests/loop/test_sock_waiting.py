@@ -55,7 +55,9 @@ class Wrapper:
 
 def of_kind(kind, sock):
     if kind is Sub:
-        return Sub(fileno=sock.detach())
+        sub = Sub(fileno=sock.detach())
+        sub.setblocking(False)
+        return sub
     return sock if kind is socket.socket else kind(sock)
 
 
@@ -537,6 +539,9 @@ def test_what_cannot_be_waited_for(tmp_path):
 
         def __init__(self, file):
             self.fileno = file.fileno
+
+        def gettimeout(self):
+            return 0
 
         def recv(self, size):
             raise BlockingIOError
