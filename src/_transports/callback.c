@@ -1,6 +1,8 @@
 /* Handle and TimerHandle.  All functions run attached; in debug mode the loop
  * checks that they run on its own thread.  A handle owns its loop, callable,
- * arguments and context until it is deallocated or cancelled.
+ * arguments and context until it is deallocated or cancelled.  Without a GIL a
+ * critical section of the handle guards who empties it: a handle may be cancelled
+ * by another thread than the one that is about to call it.
  *
  * Edges that the collector sees: handle -> loop, callable, context, arguments,
  * source traceback.  The loop visits the handles in its queues.
@@ -144,16 +146,16 @@ callback_traverse(TulipCallback *self, visitproc visit, void *arg)
 void
 tulip_callback_drop(TulipCallback *self)
 {
-    PyObject *callable = self->callable;
-    PyObject **args = self->args;
-    uint32_t nargs = self->nargs;
-    bool allocated = args != self->args_inline;
-    PyObject *inlined[TULIP_ARGS_INLINE + 1];
+    PyObject *callable, **args, *inlined[TULIP_ARGS_INLINE + 1];
+    uint32_t nargs;
+    bool allocated;
 
-    if (callable == NULL) {
-        return;
-    }
     /* First the handle is made empty, as its own methods may be called. */
+    Py_BEGIN_CRITICAL_SECTION(self);
+    callable = self->callable;
+    args = self->args;
+    nargs = self->nargs;
+    allocated = args != self->args_inline;
     if (!allocated) {
         memcpy(inlined, args, sizeof(inlined));
         args = inlined;
@@ -161,6 +163,10 @@ tulip_callback_drop(TulipCallback *self)
     self->callable = NULL;
     self->args = self->args_inline;
     self->nargs = 0;
+    Py_END_CRITICAL_SECTION();
+    if (callable == NULL) {
+        return;
+    }
     Py_DECREF(callable);
     for (uint32_t i = 1; i <= nargs; i++) {
         Py_DECREF(args[i]);
@@ -275,17 +281,22 @@ keep_repr(TulipCallback *self)
 int
 tulip_callback_cancel(TulipCallback *self)
 {
+    bool fresh, idle;
     if (self->cancelled) {
         return 0;
     }
     if (self->loop->debug && keep_repr(self) < 0) {
         return -1;
     }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    fresh = !self->cancelled;
     self->cancelled = true;
-    if (self->scheduled) {
+    idle = !self->running;
+    Py_END_CRITICAL_SECTION();
+    if (fresh && self->scheduled) {
         tulip_timers_remove(&self->loop->timers, self);
     }
-    if (!self->running) {
+    if (fresh && idle) {
         tulip_callback_drop(self);
     }
     return 0;
@@ -364,22 +375,25 @@ is_empty(const TulipCallback *self)
 static PyObject *
 callback_get_callback(TulipCallback *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(is_empty(self) ? Py_None : self->callable);
+    PyObject *callable;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    callable = Py_NewRef(is_empty(self) ? Py_None : self->callable);
+    Py_END_CRITICAL_SECTION();
+    return callable;
 }
 
 static PyObject *
 callback_get_args(TulipCallback *self, void *Py_UNUSED(closure))
 {
     PyObject *tuple;
-    if (is_empty(self)) {
-        Py_RETURN_NONE;
-    }
-    tuple = PyTuple_New(self->nargs);
-    if (tuple != NULL) {
+    Py_BEGIN_CRITICAL_SECTION(self);
+    tuple = is_empty(self) ? Py_NewRef(Py_None) : PyTuple_New(self->nargs);
+    if (tuple != NULL && tuple != Py_None) {
         for (uint32_t i = 0; i < self->nargs; i++) {
             PyTuple_SET_ITEM(tuple, i, Py_NewRef(self->args[i + 1]));
         }
     }
+    Py_END_CRITICAL_SECTION();
     return tuple;
 }
 

@@ -138,17 +138,43 @@ report(TulipCallback *self)
     return rc;
 }
 
+/* From here to end() nobody empties it, whichever thread cancels it; false: it is
+ * cancelled already. */
+static inline bool
+begin(TulipCallback *self, bool *nested)
+{
+    bool go;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    go = !self->cancelled;
+    *nested = self->running;
+    self->running = go || *nested;
+    Py_END_CRITICAL_SECTION();
+    return go;
+}
+
+static inline void
+end(TulipCallback *self, bool nested)
+{
+    bool drop;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->running = nested;
+    drop = self->cancelled && !nested;
+    Py_END_CRITICAL_SECTION();
+    if (drop) {
+        tulip_callback_drop(self);
+    }
+}
+
 int
 tulip_callback_run(TulipCallback *self)
 {
-    bool running = self->running;
     PyObject *result;
+    bool nested;
     int rc = 0;
 
-    if (self->cancelled) {
+    if (!begin(self, &nested)) {
         return 0;
     }
-    self->running = true;
     result = call(self);
     if (result != NULL) {
         Py_DECREF(result);
@@ -156,10 +182,7 @@ tulip_callback_run(TulipCallback *self)
     else {
         rc = report(self);
     }
-    self->running = running;
-    if (self->cancelled && !running) {
-        tulip_callback_drop(self);
-    }
+    end(self, nested);
     return rc;
 }
 

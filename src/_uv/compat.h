@@ -67,6 +67,11 @@ PyDict_GetItemRef(PyObject *dict, PyObject *key, PyObject **result)
     *result = Py_XNewRef(PyDict_GetItemWithError(dict, key));
     return *result != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
 }
+
+/* Nothing where there is always a GIL (3.13). */
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+
 #define Py_IsFinalizing _Py_IsFinalizing
 
 /* 1: a new reference in *result; 0: the object is gone; -1: error (3.13). */

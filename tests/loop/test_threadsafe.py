@@ -135,6 +135,37 @@ def test_the_handle_can_be_cancelled(loop):
     assert seen == []
 
 
+def test_cancelled_by_other_threads_while_it_may_be_called(loop, start):
+    """With and without a lock of the interpreter: no callback is emptied in use."""
+    seen = []
+    keep = [object() for _ in range(5)]  # More than a handle has room for inside.
+
+    def callback(*args):
+        seen.append(len(args))
+
+    def worker():
+        for _ in range(3000):
+            handle = loop.call_soon_threadsafe(callback, *keep)
+            repr(handle)
+            handle.cancel()
+            assert handle.cancelled() and handle._callback is handle._args is None
+        loop.call_soon_threadsafe(ended.append, True)
+
+    ended = []
+    for _ in range(3):
+        start(worker)
+
+    def look():
+        if len(ended) == 3:
+            loop.stop()
+        else:
+            loop.call_soon(look)
+
+    loop.call_soon(look)
+    loop.run_forever()
+    assert set(seen) <= {5}
+
+
 def test_closed_while_threads_go_on_calling(start):
     loop = uvtulip.new_event_loop()
     refused = []
