@@ -1,5 +1,5 @@
 """Programs that live on datagrams, unchanged, on uvtulip: QUIC with HTTP/3, DNS,
-CoAP."""
+CoAP, anyio."""
 
 import asyncio
 import datetime
@@ -9,6 +9,7 @@ import ssl
 
 import aiocoap
 import aiocoap.resource
+import anyio
 import dns.asyncquery
 import dns.asyncresolver
 import dns.message
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+import uvtulip
 from aiosupport import has_ipv6, run
 from datagramsupport import HOST, close, endpoint
 from uvtulip._transports import DatagramTransport
@@ -233,3 +235,40 @@ def test_coap(transport):
         await server.shutdown()
 
     run(main())
+
+
+# ---- anyio ----
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_anyio(debug, tmp_path):
+    async def echo(server):
+        async for packet, address in server:
+            await server.sendto(packet, *address)
+
+    async def main():
+        async with (
+            await anyio.create_udp_socket(local_host=HOST) as server,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(echo, server)
+            host, port = server.extra(anyio.abc.SocketAttribute.local_address)
+            async with await anyio.create_connected_udp_socket(host, port) as client:
+                for number in range(100):
+                    await client.send(b"%d" % number)
+                    assert await client.receive() == b"%d" % number
+            group.cancel_scope.cancel()
+        path = tmp_path / "socket"
+        async with (
+            await anyio.create_unix_datagram_socket(local_path=path) as ours,
+            await anyio.create_connected_unix_datagram_socket(path) as theirs,
+        ):
+            await theirs.send(b"hello")
+            assert (await ours.receive())[0] == b"hello"
+        with pytest.raises(anyio.ClosedResourceError):
+            await client.send(b"late")
+
+    anyio.run(
+        main,
+        backend_options={"loop_factory": uvtulip.new_event_loop, "debug": debug},
+    )
