@@ -158,7 +158,9 @@ tulip_datagram_maybe_pause(TulipDatagram *self)
 void
 tulip_datagram_maybe_resume(TulipDatagram *self)
 {
-    if ((self->flags & TULIP_D_WRITING_PAUSED) && self->protocol != NULL
+    if ((self->flags & (TULIP_D_WRITING_PAUSED | TULIP_D_LOST))
+            == TULIP_D_WRITING_PAUSED
+        && self->protocol != NULL
         && tulip_datagram_buffered(self) <= self->low) {
         self->flags &= ~(unsigned)TULIP_D_WRITING_PAUSED;
         tulip_datagram_call(self, self->loop->st->str_resume_writing, NULL,

@@ -239,6 +239,7 @@ tulip_datagram_flush(TulipDatagram *self)
         /* An error_received() that always sends must not keep us here. */
         tulip_datagram_fatal(self);
     }
+    tulip_datagram_maybe_resume(self);
     tulip_datagram_drained(self);
     Py_DECREF(self);
 }

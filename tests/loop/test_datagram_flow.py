@@ -357,3 +357,21 @@ def test_contexts_of_flow_control(full):
         await close(transport)
 
     run(main())
+
+
+def test_a_pause_inside_of_a_flush_ends_with_it():
+    async def main():
+        class Sending(Datagrams):
+            def error_received(self, exc):
+                super().error_received(exc)
+                while "pause" not in self.events:
+                    self.transport.sendto(b"x" * 5000, peer.getsockname())
+
+        with udp_socket() as peer:
+            transport, protocol = await endpoint(Sending)
+            transport.sendto(b"x" * 70000, peer.getsockname())
+            assert await received(peer, 14) == [b"x" * 5000] * 14
+            assert protocol.events == ["made", "error", "pause", "resume"]
+            await close(transport)
+
+    run(main())
