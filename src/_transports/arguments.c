@@ -78,3 +78,44 @@ tulip_only_arg_slow(const char *method, const char *name, PyObject *const *args,
     }
     return args[0];
 }
+
+/* ---- descriptors ---- */
+
+int
+tulip_parse_fd(PyObject *arg, bool closed, int *fd, PyObject **fileobj)
+{
+    PyObject *number;
+    int overflow = 0;
+    long value;
+
+    *fileobj = NULL;
+    if (PyLong_Check(arg)) {
+        number = Py_NewRef(arg);
+    }
+    else {
+        PyObject *given = PyObject_CallMethod(arg, "fileno", NULL);
+        number = given != NULL ? PyNumber_Long(given) : NULL;
+        Py_XDECREF(given);
+        *fileobj = arg;
+    }
+    if (number == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)
+            || PyErr_ExceptionMatches(PyExc_TypeError)
+            || PyErr_ExceptionMatches(PyExc_ValueError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", arg);
+        }
+        return -1;
+    }
+    value = PyLong_AsLongAndOverflow(number, &overflow);
+    Py_DECREF(number);
+    if (value == -1 && overflow == 0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (overflow != 0 || value > INT_MAX || (value < 0 && !closed)) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %R", arg);
+        return -1;
+    }
+    *fd = value < 0 ? -1 : (int)value;
+    return 0;
+}

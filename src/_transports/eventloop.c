@@ -508,7 +508,8 @@ tulip_loop_setup(PyObject *module, TulipState *st)
         return -1;
     }
     if (tulip_add_methods(st->loop_type, tulip_sock_methods) < 0
-        || tulip_add_methods(st->loop_type, tulip_lookup_methods) < 0) {
+        || tulip_add_methods(st->loop_type, tulip_lookup_methods) < 0
+        || tulip_add_methods(st->loop_type, tulip_readiness_methods) < 0) {
         return -1;
     }
     return tulip_add_methods(st->loop_type, tulip_metrics_methods);

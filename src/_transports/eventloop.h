@@ -211,6 +211,7 @@ void tulip_loop_raise_in_use(TulipLoop *loop, int fd);
 
 /* As tulip_loop_check_transports; false also when a raw handle watches it. */
 UVT_CHECKED bool tulip_loop_check_fd(TulipLoop *self, int fd);
+extern PyMethodDef tulip_readiness_methods[];
 PyObject *tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
                                    Py_ssize_t nargs, PyObject *kwnames);
 PyObject *tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,

@@ -70,10 +70,12 @@ mask_of(const Watcher *self)
         | (self->writer != NULL ? UV_WRITABLE : 0);
 }
 
+static void stop(Watcher *self);
+
 static void
 enqueue(TulipLoop *loop, TulipCallback *handle)
 {
-    if (handle == NULL || handle->cancelled) {
+    if (handle == NULL) {
         return;
     }
     if (tulip_ring_push(&loop->ready, (TulipCallback *)Py_NewRef(handle)) < 0) {
@@ -92,6 +94,27 @@ is_same_file(const Watcher *self)
         && st.st_ino == self->inode;
 }
 
+/* A handle that somebody has cancelled himself, with the exception handler of the
+ * loop for example, is a callback that has gone. */
+static void
+drop_cancelled(Watcher *self)
+{
+    TulipCallback *gone[2] = {NULL, NULL};
+    if (self->reader != NULL && self->reader->cancelled) {
+        gone[0] = self->reader;
+        self->reader = NULL;
+    }
+    if (self->writer != NULL && self->writer->cancelled) {
+        gone[1] = self->writer;
+        self->writer = NULL;
+    }
+    if (gone[0] != NULL || gone[1] != NULL) {
+        stop(self);
+        Py_XDECREF(gone[0]);
+        Py_XDECREF(gone[1]);
+    }
+}
+
 /* After an error libuv has stopped the Poll.  Both callbacks learn of it from
  * their own system calls; it is watched on, as an error of a socket can pass,
  * unless the descriptor is gone: its number may be another handle's now. */
@@ -101,6 +124,10 @@ on_ready(PyObject *owner, int status, int events)
     Watcher *self = (Watcher *)owner;
     TulipLoop *loop = self->loop;
     if (loop == NULL || self->poll == NULL) {
+        return;
+    }
+    drop_cancelled(self);
+    if (self->poll == NULL || mask_of(self) == 0) {
         return;
     }
     if (status < 0) {
@@ -130,48 +157,6 @@ static const UvtConsumer watcher_consumer = {
 };
 
 /* ---- descriptors ---- */
-
-/* 0, or -1 with ValueError as asyncio raises it.  The object (if it is none of
- * int) is stored in *fileobj, borrowed.  A negative number, as closed sockets
- * give, passes if `closed` is set. */
-static int
-parse_fd(PyObject *arg, bool closed, int *fd, PyObject **fileobj)
-{
-    PyObject *number;
-    int overflow = 0;
-    long value;
-
-    *fileobj = NULL;
-    if (PyLong_Check(arg)) {
-        number = Py_NewRef(arg);
-    }
-    else {
-        PyObject *given = PyObject_CallMethod(arg, "fileno", NULL);
-        number = given != NULL ? PyNumber_Long(given) : NULL;
-        Py_XDECREF(given);
-        *fileobj = arg;
-    }
-    if (number == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError)
-            || PyErr_ExceptionMatches(PyExc_TypeError)
-            || PyErr_ExceptionMatches(PyExc_ValueError)) {
-            PyErr_Clear();
-            PyErr_Format(PyExc_ValueError, "Invalid file object: %R", arg);
-        }
-        return -1;
-    }
-    value = PyLong_AsLongAndOverflow(number, &overflow);
-    Py_DECREF(number);
-    if (value == -1 && overflow == 0 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (overflow != 0 || value > INT_MAX || (value < 0 && !closed)) {
-        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %R", arg);
-        return -1;
-    }
-    *fd = value < 0 ? -1 : (int)value;
-    return 0;
-}
 
 /* Borrowed; NULL without an exception: there is none. */
 static Watcher *
@@ -398,6 +383,7 @@ watch(TulipLoop *loop, int fd, int event)
     return self;
 }
 
+/* The new handle; NULL with an exception. */
 static PyObject *
 add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
              Py_ssize_t nargs, PyObject *kwnames, int event)
@@ -409,7 +395,7 @@ add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
     int fd, rc = 0;
 
     if (!tulip_bind(loop, method, "fd", args, nargs, kwnames, &call)
-        || parse_fd(call.first, false, &fd, &fileobj) < 0
+        || tulip_parse_fd(call.first, false, &fd, &fileobj) < 0
         || !tulip_loop_check_call(loop, method, call.callable, true)
         || !tulip_loop_check_transports(loop, fd)) {
         return NULL;
@@ -429,14 +415,28 @@ add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
     Py_INCREF(self);
     slot = event == UV_READABLE ? &self->reader : &self->writer;
     old = *slot;
-    *slot = handle;
+    *slot = (TulipCallback *)Py_NewRef(handle);
     Py_XSETREF(self->fileobj, Py_XNewRef(fileobj));
     if (old != NULL) {
         rc = tulip_callback_cancel(old);
         Py_DECREF(old);
     }
     Py_DECREF(self);
-    return rc < 0 ? NULL : Py_NewRef(Py_None);
+    if (rc < 0) {
+        Py_CLEAR(handle);
+    }
+    return (PyObject *)handle;
+}
+
+/* None for a new reference to something; NULL with an exception. */
+static PyObject *
+as_none(UVT_STEALS(1) PyObject *result)
+{
+    if (result == NULL) {
+        return NULL;
+    }
+    Py_DECREF(result);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -447,7 +447,7 @@ remove_callback(TulipLoop *loop, PyObject *arg, int event)
     Watcher *self;
     int fd, rc;
 
-    if (arg == NULL || parse_fd(arg, true, &fd, &fileobj) < 0
+    if (arg == NULL || tulip_parse_fd(arg, true, &fd, &fileobj) < 0
         || !tulip_loop_check_thread(loop)
         || !tulip_loop_check_transports(loop, fd)) {
         return NULL;
@@ -475,14 +475,34 @@ PyObject *
 tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
-    return add_callback(self, "add_reader", args, nargs, kwnames, UV_READABLE);
+    return as_none(add_callback(self, "add_reader", args, nargs, kwnames,
+                                UV_READABLE));
 }
 
 PyObject *
 tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
-    return add_callback(self, "add_writer", args, nargs, kwnames, UV_WRITABLE);
+    return as_none(add_callback(self, "add_writer", args, nargs, kwnames,
+                                UV_WRITABLE));
+}
+
+/* As asyncio's methods of these names, for code written against those. */
+PyDoc_STRVAR(private_doc,
+"As the method without the underscore; returns the handle.");
+
+static PyObject *
+private_add_reader(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
+{
+    return add_callback(self, "_add_reader", args, nargs, kwnames, UV_READABLE);
+}
+
+static PyObject *
+private_add_writer(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
+{
+    return add_callback(self, "_add_writer", args, nargs, kwnames, UV_WRITABLE);
 }
 
 PyObject *
@@ -502,6 +522,20 @@ tulip_loop_py_remove_writer(TulipLoop *self, PyObject *const *args,
         self, tulip_only_arg("remove_writer", "fd", args, nargs, kwnames),
         UV_WRITABLE);
 }
+
+#define FAST(function) (PyCFunction)(void (*)(void))function
+
+PyMethodDef tulip_readiness_methods[] = {
+    {"_add_reader", FAST(private_add_reader), METH_FASTCALL | METH_KEYWORDS,
+     private_doc},
+    {"_add_writer", FAST(private_add_writer), METH_FASTCALL | METH_KEYWORDS,
+     private_doc},
+    {"_remove_reader", FAST(tulip_loop_py_remove_reader),
+     METH_FASTCALL | METH_KEYWORDS, private_doc},
+    {"_remove_writer", FAST(tulip_loop_py_remove_writer),
+     METH_FASTCALL | METH_KEYWORDS, private_doc},
+    {NULL},
+};
 
 /* ---- the type ---- */
 

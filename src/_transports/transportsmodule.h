@@ -109,6 +109,12 @@ tulip_only_arg(const char *method, const char *name, PyObject *const *args,
         ? args[0] : tulip_only_arg_slow(method, name, args, nargs, kwnames);
 }
 
+/* 0, or -1 with ValueError as asyncio raises it.  The object (if it is none of
+ * int) is stored in *fileobj, borrowed.  A negative number, as closed sockets
+ * give, passes if `closed` is set. */
+UVT_CHECKED int tulip_parse_fd(PyObject *arg, bool closed, int *fd,
+                               PyObject **fileobj);
+
 /* ---- transportsmodule.c ---- */
 
 /* _tls_backend(portable=None): chooses the backend of new TLS connections; its name.

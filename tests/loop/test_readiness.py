@@ -180,6 +180,52 @@ def test_exceptions_are_reported_and_it_stays(loop, pair):
     assert isinstance(errors[0]["handle"], asyncio.Handle)
 
 
+@pytest.mark.parametrize("other", [True, False])
+def test_a_handle_that_was_cancelled(loop, pair, other):
+    """By the exception handler, which is told of it: then it is watched no more."""
+    a, b = pair
+    errors = []
+
+    def handler(loop, context):
+        errors.append(context)
+        context["handle"].cancel()
+
+    loop.set_exception_handler(handler)
+    b.send(b"x")
+    writes = []
+    loop.add_reader(a, lambda: 1 / 0)
+    if other:
+        loop.add_writer(a, writes.append, 1)
+    turns(loop, 10)
+    assert len(errors) == 1
+    assert len(writes) == (10 if other else 0)
+    poll = next(h for h in loop.uv_loop.handles if isinstance(h, uv.Poll))
+    assert poll.events == (uv.UV_WRITABLE if other else 0)
+    assert loop.remove_reader(a) is False
+    assert loop.remove_writer(a) is other
+    loop.add_reader(a, lambda: writes.append(a.recv(10)))
+    turn(loop)
+    assert writes[-1] == b"x"
+
+
+def test_the_names_of_asyncio_with_an_underscore(loop, pair):
+    """They return the handle."""
+    a, b = pair
+    seen = []
+    reader = loop._add_reader(a.fileno(), seen.append, "r")
+    writer = loop._add_writer(a, seen.append, "w")
+    assert isinstance(reader, asyncio.Handle) and isinstance(writer, asyncio.Handle)
+    b.send(b"x")
+    turn(loop)
+    assert sorted(seen) == ["r", "w"]
+    reader.cancel()
+    assert loop._remove_writer(a) is True
+    assert writer.cancelled()
+    turns(loop, 3)
+    assert sorted(seen) == ["r", "w"]
+    assert loop._remove_reader(a) is False
+
+
 def test_pipes_and_hang_up(loop):
     reader, writer = os.pipe()
     seen = []
