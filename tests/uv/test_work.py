@@ -377,7 +377,7 @@ def test_in_a_subinterpreter():
         import _interpreters, os
         interp = _interpreters.create()
         _interpreters.exec(interp, '''if True:
-            import threading
+            import threading, time
             from uvtulip import uv
             loop = uv.Loop()
             seen = []
@@ -386,7 +386,11 @@ def test_in_a_subinterpreter():
                             seen.append)
             loop.run()
             assert seen == [True, None], seen
-            loop.queue_work(lambda: __import__("time").sleep(0.2))
+            # CPython 3.13.0 aborts when the last thread state of an interpreter is
+            # deleted while a new one is made: the work has to have begun.
+            begun = threading.Event()
+            loop.queue_work(lambda: (begun.set(), time.sleep(0.2)))
+            begun.wait()
             ''')
         _interpreters.destroy(interp)
         print("gone")
