@@ -143,6 +143,29 @@ PLUGINS = {
                 """,
         },
     ),
+    "pytest-asyncio by factory": (
+        ["-p", "pytest_asyncio.plugin"],
+        {
+            "pytest.ini": """
+                [pytest]
+                asyncio_mode = auto
+                asyncio_default_fixture_loop_scope = function
+                """,
+            "conftest.py": """
+                import uvtulip
+
+                def pytest_asyncio_loop_factories(config, item):
+                    return {"uvtulip": uvtulip.new_event_loop}
+                """,
+            "test_it.py": """
+                import asyncio
+
+                async def test_it():
+                    await asyncio.sleep(0)
+                    assert type(asyncio.get_running_loop()).__module__ == "uvtulip.loop"
+                """,
+        },
+    ),
     "anyio": (
         ["-p", "anyio.pytest_plugin"],
         {
