@@ -63,6 +63,10 @@ def test_every_use_of_the_loop_names_the_fork():
         address = datagrams.get_extra_info("sockname")
         a, b = socket.socketpair()
         a.setblocking(False)
+        reading, writing = os.pipe()
+        pipe, _ = await loop.connect_write_pipe(
+            asyncio.BaseProtocol, os.fdopen(writing, "wb", 0)
+        )
         file = tempfile.TemporaryFile()
         file.write(b"x")
         file.flush()
@@ -90,6 +94,8 @@ def test_every_use_of_the_loop_names_the_fork():
             transport.write_eof,
             transport.pause_reading,
             lambda: datagrams.sendto(b"x", address),
+            lambda: pipe.write(b"x"),
+            pipe.write_eof,
             lambda: start(loop.getaddrinfo("localhost", 1)),
             lambda: start(loop.create_datagram_endpoint(Recorder, ("127.0.0.1", 0))),
             lambda: start(loop.create_unix_connection(Recorder, "/no/such/socket")),
@@ -111,7 +117,7 @@ def test_every_use_of_the_loop_names_the_fork():
             assert asyncio._get_running_loop() is None
             assert not loop.is_closed()
             # What cleans up may do so, to no effect.
-            for each in (transport, datagrams):
+            for each in (transport, datagrams, pipe):
                 each.close()
                 each.abort()
                 assert not each.is_closing()
@@ -123,6 +129,10 @@ def test_every_use_of_the_loop_names_the_fork():
         await waiting
         future.cancel()
         datagrams.close()
+        pipe.write(b"of the parent")
+        pipe.write_eof()
+        assert os.read(reading, 100) == b"of the parent"
+        os.close(reading)
         file.close()
         await end(server, transport, protocol)
         a.close()
@@ -642,3 +652,32 @@ def test_what_was_written_before_the_fork_is_sent_once():
         "-W",
         "ignore",
     )
+
+
+def test_tls_connection_of_the_parent():
+    pytest.importorskip("trustme")
+    from tlssupport import client_context, server_context
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=server_context())
+        host, port = server.sockets[0].getsockname()
+        transport, protocol = await loop.create_connection(
+            Recorder, host, port, ssl=client_context(), server_hostname="localhost"
+        )
+
+        def child():
+            for use in (
+                lambda: transport.write(b"of the child"),
+                lambda: transport.writelines([b"of", b"the child"]),
+                transport.pause_reading,
+            ):
+                with pytest.raises(RuntimeError, match=FORKED):
+                    use()
+            transport.close()
+            transport.abort()
+
+        in_child(child)
+        await end(server, transport, protocol)
+
+    run(main())

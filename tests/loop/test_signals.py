@@ -254,3 +254,215 @@ def test_removing_sigint_brings_keyboard_interrupt_back():
         uvtulip.run(main())
         """
     )
+
+
+# ---- as on asyncio ----
+
+
+async def coroutine_function():
+    raise AssertionError("never run")
+
+
+def outcome(call):
+    try:
+        return call()
+    except Exception as exc:
+        return type(exc), str(exc)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda loop: loop.add_signal_handler("SIGUSR1", print),
+        lambda loop: loop.add_signal_handler(-1, print),
+        lambda loop: loop.add_signal_handler(signal.NSIG, print),
+        lambda loop: loop.add_signal_handler(signal.SIGKILL, print),
+        lambda loop: loop.add_signal_handler(signal.SIGSTOP, print),
+        lambda loop: loop.add_signal_handler(signal.SIGUSR1, coroutine_function),
+        lambda loop: loop.remove_signal_handler("SIGUSR1"),
+        lambda loop: loop.remove_signal_handler(-1),
+        lambda loop: loop.remove_signal_handler(signal.SIGUSR1),
+        lambda loop: loop.remove_signal_handler(signal.SIGKILL),
+        lambda loop: loop.add_signal_handler(signal.SIGUSR1, print),
+    ],
+)
+def test_errors_are_those_of_asyncio(use):
+    async def main():
+        return outcome(lambda: use(asyncio.get_running_loop()))
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        expected = runner.run(main())
+    assert run(main()) == expected
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_closed_loop_is_refused_as_in_asyncio():
+    outcomes = []
+    for factory in (asyncio.SelectorEventLoop, uvtulip.new_event_loop):
+        loop = factory()
+        loop.close()
+        outcomes.append(
+            outcome(lambda loop=loop: loop.add_signal_handler(signal.SIGUSR1, print))
+        )
+    assert outcomes[0] == outcomes[1] == (RuntimeError, "Event loop is closed")
+
+
+# ---- the wake-up descriptor ----
+
+
+@pytest.mark.parametrize("end", ["returns", "raises", "stops", "exits"])
+def test_wakeup_descriptor_after_every_end_of_a_run(end):
+    check_script(
+        f"""
+        import asyncio, signal, socket, uvtulip
+        one, two = socket.socketpair()
+        one.setblocking(False)
+        signal.set_wakeup_fd(one.fileno())
+        loop = uvtulip.new_event_loop()
+        for _ in range(3):
+            def check():
+                fd = signal.set_wakeup_fd(-1)
+                assert fd not in (-1, one.fileno())
+                signal.set_wakeup_fd(fd)
+                if {end!r} == "raises":
+                    raise KeyboardInterrupt
+                if {end!r} == "exits":
+                    raise SystemExit
+                if {end!r} == "stops":
+                    loop.stop()
+            loop.add_signal_handler(signal.SIGUSR1, print)
+            loop.call_soon(check)
+            try:
+                if {end!r} == "returns":
+                    loop.run_until_complete(asyncio.sleep(0.001))
+                else:
+                    loop.run_forever()
+            except (KeyboardInterrupt, SystemExit):
+                assert {end!r} in ("raises", "exits")
+            fd = signal.set_wakeup_fd(-1)
+            assert fd == one.fileno(), fd
+            signal.set_wakeup_fd(fd)
+        loop.close()
+        assert signal.set_wakeup_fd(-1) == one.fileno()
+        """
+    )
+
+
+def test_wakeup_descriptor_set_by_the_program_during_a_run_stays():
+    check_script(
+        """
+        import asyncio, os, signal, socket, uvtulip
+        one, two = socket.socketpair()
+        one.setblocking(False)
+        async def main():
+            signal.set_wakeup_fd(one.fileno())
+            # The loop has no wake-up now, but a turn still runs the handlers.
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGUSR1, event.set)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            async with asyncio.timeout(10):
+                while not event.is_set():
+                    await asyncio.sleep(0.001)
+        event = asyncio.Event()
+        uvtulip.run(main())
+        assert signal.set_wakeup_fd(-1) == one.fileno()
+        assert two.recv(10) == bytes([signal.SIGUSR1])
+        """
+    )
+
+
+def test_former_owner_of_the_wakeup_descriptor_is_told():
+    check_script(
+        """
+        import asyncio, os, signal, socket, uvtulip
+        one, two = socket.socketpair()
+        one.setblocking(False)
+        signal.set_wakeup_fd(one.fileno())
+        async def main():
+            loop = asyncio.get_running_loop()
+            done = loop.create_future()
+            loop.add_signal_handler(signal.SIGUSR1, done.set_result, None)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await done
+        uvtulip.run(main())
+        assert two.recv(10) == bytes([signal.SIGUSR1])
+        """
+    )
+
+
+# ---- Ctrl-C ----
+
+
+def test_the_runners_handler_is_there_and_given_back():
+    async def main():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(main())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_programs_own_sigint_handler_stays():
+    calls = []
+
+    def handler(*args):
+        calls.append(1)
+
+    async def main():
+        assert signal.getsignal(signal.SIGINT) is handler
+        os.kill(os.getpid(), signal.SIGINT)
+        await until(lambda: calls)
+
+    old = signal.signal(signal.SIGINT, handler)
+    try:
+        run(main())
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def test_second_ctrl_c_does_not_wait_for_the_task():
+    done = script(
+        """
+        import asyncio, os, signal, threading, time, uvtulip
+        async def main():
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                print("first", flush=True)
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(30)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            uvtulip.run(main())
+        except KeyboardInterrupt:
+            print("second")
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "first\nsecond\n", "")
+
+
+def test_ctrl_c_with_children():
+    """The child gets the signal, too, and is waited for."""
+    done = script(
+        """
+        import asyncio, os, signal, sys, uvtulip
+        os.setpgid(0, 0)
+        child = "import time; print('up', flush=True); time.sleep(30)"
+        async def main():
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", child, stdout=-1, stderr=-1)
+            await process.stdout.readline()
+            os.killpg(0, signal.SIGINT)
+            try:
+                await process.communicate()
+            finally:
+                print(await process.wait())
+        try:
+            uvtulip.run(main())
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{-signal.SIGINT}\ninterrupted\n"
