@@ -3,9 +3,9 @@
  * functions run attached, and never ask a name server.
  *
  * Senders are found by the bytes of their address, which have two places in the table;
- * it grows while it has to forget some too often.  Where to send to is found by the identity of the
- * object: the last sender's first, then those of a small table, where only objects
- * are kept that cannot change.
+ * it grows while it has to forget some too often.  Where to send to is found by the
+ * identity of the object: the last sender's first, then those of a small table, where
+ * only objects are kept that cannot change.
  */
 #include "datagram.h"
 #include <stddef.h>
