@@ -100,8 +100,12 @@ class Child:
 
     def check(self) -> bool:
         """If the child has ended, tell, and wait no more."""
-        if not reap(self.proc):
-            return False
+        try:
+            if not reap(self.proc):
+                return False
+        except BaseException:
+            self.forget()  # It would be asked again at once, for ever.
+            raise
         self.forget()
         self._exited(self.proc.returncode)
         return True

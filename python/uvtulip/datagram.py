@@ -52,9 +52,7 @@ def _is_for_libuv(sock: socket.socket) -> bool:
         return sock.family in (socket.AF_INET, socket.AF_INET6)
     family = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
     kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-    return (
-        family in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_DGRAM
-    )
+    return family in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_DGRAM
 
 
 def _open_unchanged(handle: UDP, sock: socket.socket) -> None:
@@ -173,9 +171,7 @@ class DatagramLoop(UnixLoop):
         candidates = [
             (key, (local, remote))
             for key, (local, remote) in found.items()
-            if not (
-                (pair[0] and local is None) or (pair[1] and remote is None)
-            )
+            if not ((pair[0] and local is None) or (pair[1] and remote is None))
         ]
         if not candidates:
             raise ValueError("can not get address information")

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     _Connect = Callable[[Callable[[], asyncio.BaseProtocol], Any], Awaitable[object]]
 
 
+# So many turns may pass between the end of a child and what its pipes still hold.
+_POLLS_FOR_PIPES = 4
+
+
 class _WriteProtocol(asyncio.BaseProtocol):
     """Of the child's stdin: tells the subprocess's protocol what goes on."""
 
@@ -182,7 +186,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         return None if pipe is None else pipe.pipe
 
     async def _wait(self) -> int:
-        """Wait until the child has ended and its pipes are closed."""
+        """Wait until the child has ended."""
         if self._returncode is not None:
             return self._returncode
         assert self._loop is not None
@@ -330,8 +334,12 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         if self._loop.get_debug():
             logger.info("%r exited with return code %r", self, returncode)
         self._returncode = returncode
+        if self._proc is not None and self._proc.returncode is None:
+            self._proc.returncode = returncode  # Told by somebody else.
         self._call(self._protocol.process_exited)
         self._try_finish()
+        if not self._finished:
+            self._loop.call_later(0, self._wake_waiters_after, _POLLS_FOR_PIPES)
 
     def _try_finish(self) -> None:
         if self._returncode is None or self._finished:
@@ -345,11 +353,22 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         try:
             self._protocol.connection_lost(None)
         finally:
-            waiters, self._exit_waiters = self._exit_waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(self._returncode)  # type: ignore[arg-type]
+            self._wake_waiters()
             self._loop = self._proc = self._protocol = None
+
+    def _wake_waiters(self) -> None:
+        waiters, self._exit_waiters = self._exit_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(self._returncode)  # type: ignore[arg-type]
+
+    def _wake_waiters_after(self, polls: int) -> None:
+        """Pipes may outlive the child: when nobody reads them, or in another
+        process.  But mostly their ends come with its own, and wait() after them."""
+        if polls == 0:
+            self._wake_waiters()
+        elif self._loop is not None:
+            self._loop.call_later(0, self._wake_waiters_after, polls - 1)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -621,6 +621,66 @@ def test_cancelled_wait_and_communicate():
     run(main())
 
 
+def test_wait_does_not_wait_for_a_grandchild():
+    """Which has the child's stdout, and keeps it open."""
+
+    async def main():
+        process = await asyncio.create_subprocess_shell(
+            "sleep 100 & echo $!; wait", stdout=PIPE
+        )
+        waiting = asyncio.ensure_future(process.wait())
+        grandchild = int(await process.stdout.readline())
+        process.kill()
+        assert await waiting == await process.wait() == -signal.SIGKILL
+        os.kill(grandchild, signal.SIGKILL)
+        assert await process.stdout.read() == b""
+
+    run(main())
+
+
+def test_wait_comes_after_the_ends_of_the_pipes():
+    """Where they end with the child: then nothing is open after wait()."""
+
+    async def main():
+        for _ in range(20):
+            process = await asyncio.create_subprocess_shell(
+                "read x; echo out; echo error >&2", stdin=PIPE, stdout=PIPE, stderr=PIPE
+            )
+            waiting = asyncio.ensure_future(process.wait())
+            await turns()
+            process.stdin.write(b"\n")
+            assert await waiting == 0
+            transport = process._transport
+            assert all(transport.get_pipe_transport(fd).is_closing() for fd in range(3))
+            assert await process.stdout.read() == b"out\n"
+
+    run(main())
+
+
+def test_unexpected_error_of_waiting_is_reported_once(monkeypatch, pidfd):
+    async def main():
+        loop = asyncio.get_running_loop()
+        reported = []
+        loop.set_exception_handler(lambda loop, context: reported.append(context))
+        process = await asyncio.create_subprocess_exec("sleep", "0.05")
+
+        def fail(pid, options):
+            raise OSError(5, "unexpected")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "waitpid", fail)
+            await until(lambda: reported)
+            await asyncio.sleep(0.05)
+        assert [context["exception"].errno for context in reported] == [5]
+        os.waitpid(process.pid, 0)
+        process._transport._process_exited(0)
+        assert await process.wait() == 0
+
+    before = open_descriptors()
+    run(main())
+    assert open_descriptors() == before
+
+
 def test_several_waiters():
     async def main():
         process = await asyncio.create_subprocess_exec("cat", stdin=PIPE)
