@@ -47,6 +47,9 @@ static const struct {
     {UVT_EXC_TCP, UVT_EXC_STREAM, "TCPError", "A TCP handle failed."},
     {UVT_EXC_PIPE, UVT_EXC_STREAM, "PipeError", "A Pipe failed."},
     {UVT_EXC_TTY, UVT_EXC_STREAM, "TTYError", "A TTY failed."},
+    {UVT_EXC_TLS, UVT_EXC_STREAM, "TLSError",
+     "A TLS, or the stream below it, failed.  What TLS itself finds wrong is an\n"
+     "ssl.SSLError instead."},
 };
 
 /* NULL for a number that libuv has no name for. */

@@ -318,10 +318,29 @@ uvt_handle_check_free(UvtHandle *self, const char *call)
     }
     if (self->consumer != NULL) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%s(): the handle belongs to a transport or another C "
-                     "consumer", call);
+                     "%s(): the handle belongs to a transport, a TLS or another "
+                     "C consumer", call);
         return false;
     }
+    return true;
+}
+
+bool
+uvt_handle_consume(UvtHandle *self, const UvtConsumer *consumer, PyObject *owner)
+{
+    if (!uvt_handle_check_free(self, "consume")) {
+        return false;
+    }
+    if (self->kind != UV_ASYNC && uv_is_active(&self->box->uv.handle)) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s is active: stop it before it is handed over",
+                     Py_TYPE(self)->tp_name);
+        return false;
+    }
+    self->consumer = consumer;
+    self->consumer_owner = Py_NewRef(owner);
+    Py_CLEAR(self->callback);
+    uvt_handle_update(self);
     return true;
 }
 
@@ -354,7 +373,7 @@ void
 uvt_handle_update(UvtHandle *self)
 {
     bool want = self->box != NULL
-        && (self->consumer != NULL || self->pending > 0
+        && ((self->consumer != NULL && !self->loose) || self->pending > 0
             || box_is_closing(self->box) || is_busy(self));
     if (want == self->held) {
         return;

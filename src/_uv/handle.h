@@ -65,6 +65,7 @@ typedef struct UvtHandle {
     bool reading;                   /* Stream: between read_start and its end */
     bool unwatchable;               /* Pipe: a device that epoll refuses */
     bool reads_into;                /* Stream: buffers of the program's */
+    bool loose;                     /* its consumer alone does not keep it */
     int fd;                         /* Poll: the watched descriptor; else -1 */
 } UvtHandle;
 
@@ -97,6 +98,11 @@ UVT_CHECKED int uvt_handle_renew(UvtHandle *self, size_t size,
 UVT_CHECKED bool uvt_handle_check(UvtHandle *self);
 /* uvt_handle_check, and not driven by a C consumer (RuntimeError). */
 UVT_CHECKED bool uvt_handle_check_free(UvtHandle *self, const char *call);
+
+/* Takes the events of a handle that is free and idle for `consumer`; false with
+ * RuntimeError, or as uvt_handle_check. */
+UVT_CHECKED bool uvt_handle_consume(UvtHandle *self, const UvtConsumer *consumer,
+                                    PyObject *owner);
 
 /* Raises the handle's own error class; returns NULL. */
 PyObject *uvt_handle_raise(UvtHandle *self, int rc, const char *call);

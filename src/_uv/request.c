@@ -45,13 +45,16 @@ static void
 release(UvtRequest *self)
 {
     PyObject *callback = self->callback, *sent = self->sent;
+    PyObject *subject = self->subject;
     self->callback = NULL;
     self->sent = NULL;
+    self->subject = NULL;
     if (self->data != NULL) {
         uvt_buffers_release(self->data);
     }
     Py_XDECREF(callback);
     Py_XDECREF(sent);
+    Py_XDECREF(subject);
 }
 
 void
@@ -69,18 +72,21 @@ uvt_request_done(UvtRequest *self, const void *uv_handle, int status)
 {
     UvtHandle *owner = uvt_enter(uv_handle);
     PyObject *callback = Py_XNewRef(self->callback);
+    PyObject *subject = Py_XNewRef(self->subject);
     unlink_request(self);
     release(self);
     if (owner != NULL) {
         owner->pending--;
         if (callback != NULL) {
-            PyObject *args[3] = {NULL, (PyObject *)owner, uvt_errorno(status)};
+            PyObject *args[3] = {NULL, NULL, uvt_errorno(status)};
+            args[1] = subject != NULL ? subject : (PyObject *)owner;
             uvt_call(owner, callback, args + 1, 2);
             Py_XDECREF(args[2]);
         }
         uvt_leave(owner);
     }
     Py_XDECREF(callback);
+    Py_XDECREF(subject);
 }
 
 /* ---- the collector ---- */
@@ -91,6 +97,7 @@ uvt_requests_traverse(UvtHandle *owner, visitproc visit, void *arg)
     for (UvtRequest *self = owner->requests; self != NULL; self = self->next) {
         Py_VISIT(self->callback);
         Py_VISIT(self->sent);
+        Py_VISIT(self->subject);
         for (Py_ssize_t i = 0; self->data && i < self->data->count; i++) {
             Py_VISIT(self->data->views[i].obj);
         }
@@ -105,9 +112,11 @@ uvt_requests_clear(UvtHandle *owner)
 {
     UvtRequest *self = owner->requests;
     while (self != NULL) {
-        bool had = self->callback != NULL || self->sent != NULL;
+        bool had = self->callback != NULL || self->sent != NULL
+            || self->subject != NULL;
         Py_CLEAR(self->callback);
         Py_CLEAR(self->sent);
+        Py_CLEAR(self->subject);
         self = had ? owner->requests : self->next;
     }
 }

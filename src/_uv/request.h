@@ -14,6 +14,8 @@ typedef struct UvtRequest {
                                  * gone */
     PyObject *callback;         /* callback(handle, errorno), or NULL */
     PyObject *sent;             /* strong: a handle sent along, or NULL */
+    PyObject *subject;          /* strong: what the callback gets for the handle,
+                                 * or NULL: the handle */
     UvtBuffers *data;           /* in the same block; NULL: none */
 } UvtRequest;
 

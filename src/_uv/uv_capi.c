@@ -165,20 +165,7 @@ static int
 capi_consume(PyObject *obj, const UvtConsumer *consumer, PyObject *owner)
 {
     UvtHandle *self = as_handle(obj);
-    if (self == NULL || !uvt_handle_check_free(self, "consume")) {
-        return -1;
-    }
-    if (self->kind != UV_ASYNC && uv_is_active(&self->box->uv.handle)) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "%s is active: stop it before it is handed over",
-                     Py_TYPE(obj)->tp_name);
-        return -1;
-    }
-    self->consumer = consumer;
-    self->consumer_owner = Py_NewRef(owner);
-    Py_CLEAR(self->callback);
-    uvt_handle_update(self);
-    return 0;
+    return self != NULL && uvt_handle_consume(self, consumer, owner) ? 0 : -1;
 }
 
 static PyObject *

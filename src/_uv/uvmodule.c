@@ -102,6 +102,7 @@ module_exec(PyObject *module)
         || uvt_fspoll_setup(module, st) < 0
         || uvt_util_setup(module, st) < 0
         || uvt_thread_setup(module, st) < 0
+        || uvt_tls_setup(module, st) < 0
         || PyModule_AddFunctions(module, uvt_tcp_options_functions) < 0
         || PyModule_AddFunctions(module, uvt_process_functions) < 0
         || uvt_fork_setup(module) < 0
@@ -118,7 +119,7 @@ module_exec(PyObject *module)
     DO(prepare_type) DO(check_type) DO(process_type) DO(stdio_type) \
     DO(request_type) DO(work_request_type) DO(default_loop) \
     DO(gai_request_type) DO(gni_request_type) DO(fs_request_type) DO(dir_type) \
-    DO(random_request_type) DO(mutex_type) DO(fsevent_type) DO(fspoll_type) \
+    DO(random_request_type) DO(mutex_type) DO(tls_type) DO(fsevent_type) DO(fspoll_type) \
     DO(set_wakeup_fd) DO(main_thread) DO(str_excepthook) DO(str_ident)
 
 static int
@@ -134,7 +135,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     for (int i = 0; i < UVT_SEQ_COUNT; i++) {
         Py_VISIT(st->seq[i]);
     }
-    return 0;
+    return uvt_tls_state_traverse(&st->tls, visit, arg);
 }
 
 static int
@@ -150,6 +151,7 @@ module_clear(PyObject *module)
     for (int i = 0; i < UVT_SEQ_COUNT; i++) {
         Py_CLEAR(st->seq[i]);
     }
+    uvt_tls_state_clear(&st->tls);
     return 0;
 }
 

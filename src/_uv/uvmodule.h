@@ -8,6 +8,7 @@
 #define UVT_UVMODULE_H
 
 #include "compat.h"
+#include "../tls/engine.h"
 #include <uv.h>
 
 /* The exception classes, in the order of the table in errors.c.  A class that
@@ -33,6 +34,7 @@ typedef enum {
     UVT_EXC_TCP,
     UVT_EXC_PIPE,
     UVT_EXC_TTY,
+    UVT_EXC_TLS,
     UVT_EXC_COUNT
 } UvtExc;
 
@@ -85,6 +87,8 @@ typedef struct UvtState {
     PyTypeObject *dir_type;
     PyTypeObject *random_request_type;
     PyTypeObject *mutex_type;
+    PyTypeObject *tls_type;
+    UvtTlsState tls;                /* once a TLS was made */
     PyTypeObject *seq[UVT_SEQ_COUNT];   /* by UvtSeq */
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
@@ -135,6 +139,7 @@ UVT_CHECKED int uvt_loop_metrics_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_fs_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_util_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_thread_setup(PyObject *module, UvtState *st);
+UVT_CHECKED int uvt_tls_setup(PyObject *module, UvtState *st);
 UVT_CHECKED int uvt_constants_setup(PyObject *module);
 UVT_CHECKED int uvt_capi_setup(PyObject *module, UvtState *st);
 

@@ -168,8 +168,22 @@ direct_write(UvtTls *self, const char *buf, size_t len, size_t *put)
     return not_done(self, false);
 }
 
+static UvtTlsStatus
+direct_close_notify(UvtTls *self)
+{
+    const char *in = self->in;
+    size_t in_len = self->in_len;
+    UvtTlsStatus status;
+    self->in_len = 0;
+    status = uvt_tls_shutdown(self);
+    self->in = in;
+    self->in_len = in_len;
+    return status;
+}
+
 const UvtTlsBackend uvt_tls_direct = {
     .name = "openssl",
+    .close_notify = direct_close_notify,
     .read = direct_read,
     .write = direct_write,
 };

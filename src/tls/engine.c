@@ -20,7 +20,7 @@
 #define FOR_EACH_OBJECT(DO) \
     DO(memory_bio) DO(context_type) DO(object_type) DO(sslobj_type) DO(error) \
     DO(certificate_error) DO(want_read) DO(want_write) DO(syscall_error) \
-    DO(zero_return)
+    DO(zero_return) DO(eof_error)
 
 static int
 import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
@@ -39,6 +39,7 @@ import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
         {&st->want_write, ssl, "SSLWantWriteError"},
         {&st->syscall_error, ssl, "SSLSyscallError"},
         {&st->zero_return, ssl, "SSLZeroReturnError"},
+        {&st->eof_error, ssl, "SSLEOFError"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         Py_XSETREF(*names[i].slot,
@@ -334,6 +335,15 @@ uvt_tls_lend_output(UvtTls *self, char *room, size_t size)
 }
 
 void
+uvt_tls_reserve_output(UvtTls *self, size_t size)
+{
+    if (self->out == NULL) {
+        self->out = PyMem_RawMalloc(size);
+        self->out_size = self->out != NULL ? size : 0;
+    }
+}
+
+void
 uvt_tls_clear_output(UvtTls *self)
 {
     if (!self->out_lent) {
@@ -402,4 +412,10 @@ uvt_tls_shutdown(UvtTls *self)
 {
     return call(self, self->target == self->object ? self->st->str_unwrap
                                                    : self->st->str_shutdown);
+}
+
+UvtTlsStatus
+uvt_tls_close_notify(UvtTls *self)
+{
+    return self->backend->close_notify(self);
 }

@@ -40,6 +40,7 @@ typedef struct UvtTlsState {
     PyObject *want_write;
     PyObject *syscall_error;
     PyObject *zero_return;
+    PyObject *eof_error;
     PyObject *str_do_handshake;
     PyObject *str_pending;
     PyObject *str_read;
@@ -67,6 +68,8 @@ typedef struct UvtTlsBackend {
                           size_t *put);
     /* Moves what was written to `out`; NULL: it is there.  -1: exception. */
     int (*collect)(struct UvtTls *self);
+    /* shutdown() of the object while its input seems to be empty. */
+    UvtTlsStatus (*close_notify)(struct UvtTls *self);
 } UvtTlsBackend;
 
 typedef struct UvtTls {
@@ -109,6 +112,9 @@ size_t uvt_tls_expect(const UvtTls *self);
 UVT_CHECKED UvtTlsStatus uvt_tls_handshake(UvtTls *self);
 /* Sends close_notify the first time, OK when the peer's has come too. */
 UVT_CHECKED UvtTlsStatus uvt_tls_shutdown(UvtTls *self);
+/* Sends close_notify and looks at nothing that the peer has sent, which can still
+ * be read: WANT or OK. */
+UVT_CHECKED UvtTlsStatus uvt_tls_close_notify(UvtTls *self);
 /* One record or a part of it; len > 0. */
 UVT_CHECKED static inline UvtTlsStatus
 uvt_tls_read(UvtTls *self, char *buf, size_t len, size_t *got)
@@ -132,6 +138,9 @@ uvt_tls_write(UvtTls *self, const char *buf, size_t len, size_t *put)
 /* Has output written to this memory, unless something waits already; it goes to
  * memory of its own when there is no more room. */
 void uvt_tls_lend_output(UvtTls *self, char *room, size_t size);
+/* Makes memory of its own for so much, unless output waits already; without it,
+ * it grows step by step. */
+void uvt_tls_reserve_output(UvtTls *self, size_t size);
 /* Whether another record fits into what was lent. */
 static inline bool
 uvt_tls_has_room(const UvtTls *self)

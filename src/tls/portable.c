@@ -144,8 +144,33 @@ portable_write(UvtTls *self, const char *buf, size_t len, size_t *put)
     return finish(self, result, len, put);
 }
 
+static UvtTlsStatus
+portable_close_notify(UvtTls *self)
+{
+    PyObject *unread = PyObject_CallMethodNoArgs(self->incoming,
+                                                 self->st->str_read);
+    PyObject *raised, *result;
+    UvtTlsStatus status;
+    if (unread == NULL) {
+        return UVT_TLS_ERROR;
+    }
+    status = uvt_tls_shutdown(self);
+    raised = PyErr_GetRaisedException();
+    result = PyObject_CallMethodOneArg(self->incoming, self->st->str_write, unread);
+    if (result == NULL && raised == NULL) {
+        status = UVT_TLS_ERROR;
+    }
+    Py_XDECREF(result);
+    Py_DECREF(unread);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+    return status;
+}
+
 const UvtTlsBackend uvt_tls_portable = {
     .name = "memory-bio",
+    .close_notify = portable_close_notify,
     .feed = portable_feed,
     .read = portable_read,
     .write = portable_write,

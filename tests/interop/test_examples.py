@@ -12,6 +12,7 @@ import time
 import pytest
 
 from procsupport import EXAMPLES, LIMIT, launch, python
+from tlssupport import authority, certificate, client_context
 
 LISTENING = r"listening on ([\d.]+):(\d+)"
 
@@ -106,6 +107,32 @@ def test_the_client_of_the_mail():
             timeout=LIMIT,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello tulip\n", "")
+
+
+def test_tls_echo(tmp_path):
+    """Ours and Python's client; one that nobody trusts; one that just leaves."""
+    leaf, ca = tmp_path / "leaf", tmp_path / "ca"
+    certificate("localhost").private_key_and_cert_chain_pem.write_to_path(leaf)
+    authority().cert_pem.write_to_path(ca)
+    script = str(EXAMPLES / "uv_tls_echo.py")
+    with python(script, "--port", "0", "--certificate", str(leaf)) as program:
+        where = address(program.line(LISTENING))
+        send = ["--port", str(where[1]), "--send", "hello", "--trust", str(ca)]
+        with python(script, *send) as other:
+            assert other.finish() == (0, "hello (TLSv1.3)\n", "")
+        with python(script, *send, "--name", "elsewhere") as other:
+            status, out, err = other.finish()
+        assert (status, out) == (1, "") and "Hostname mismatch" in err
+        client(where).close()
+        context = client_context()
+        with context.wrap_socket(client(where), server_hostname="localhost") as tls:
+            data = os.urandom(3_000_000)
+            for start in range(0, len(data), 50_000):
+                tls.sendall(data[start : start + 50_000])
+                assert receive(tls, len(data[start : start + 50_000]))
+            tls.unwrap().close()
+        program.interrupt()
+        assert program.finish() == (0, "stopped\n", "")
 
 
 def test_datagrams():

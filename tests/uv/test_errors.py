@@ -32,6 +32,7 @@ PARENTS = {
     "TCPError": "StreamError",
     "PipeError": "StreamError",
     "TTYError": "StreamError",
+    "TLSError": "StreamError",
 }
 
 

@@ -14,7 +14,10 @@ import weakref
 
 import pytest
 
+from tlssupport import client_context, server_context
 from uvtulip import uv
+
+CONTEXT = server_context()
 
 # ---- the table: a started handle whose callback will be called ----
 
@@ -26,6 +29,7 @@ class Kept:
         self.path = path
         self.fds = []
         self.sockets = []
+        self.threads = []
 
     def pair(self):
         ours, theirs = socket.socketpair()
@@ -34,6 +38,9 @@ class Kept:
         return ours
 
     def close(self):
+        gc.collect()        # a peer may wait for the end of what was dropped
+        for thread in self.threads:
+            thread.join(30)
         for sock in self.sockets:
             sock.close()
         for fd in self.fds:
@@ -150,6 +157,37 @@ def connect(loop, kept, callback):
     return handle
 
 
+def tls(loop, kept, callback):
+    """One whose peer, in a thread, sends something."""
+    handle = uv.TCP(loop)
+    ours, theirs = socket.socketpair()
+    handle.open(ours.detach())
+    layer = uv.TLS(handle, server_context(), True)
+    layer.handshake(lambda layer, error: error or layer.start_read(callback))
+    kept.threads.append(threading.Thread(target=talk, args=(theirs,)))
+    kept.threads[-1].start()
+    return layer
+
+
+def talk(sock):
+    try:
+        with client_context().wrap_socket(sock, server_hostname="localhost") as tls:
+            tls.sendall(b"x")
+            tls.recv(1)
+    except OSError:
+        sock.close()
+
+
+def handshake(loop, kept, callback):
+    handle = uv.Pipe(loop)
+    sock = kept.pair()
+    kept.sockets[-1].send(b"x" * 100)
+    handle.open(sock.detach())
+    layer = uv.TLS(handle, server_context(), True)
+    layer.handshake(callback)
+    return layer
+
+
 def write(loop, kept, callback):
     handle = uv.TCP(loop)
     handle.open(kept.pair().detach())
@@ -176,7 +214,7 @@ START = {
     "Prepare": watcher(uv.Prepare), "Check": watcher(uv.Check), "Process": process,
     "FSEvent": fsevent, "FSPoll": fspoll,
     "read into": into, "listen": listen, "connect": connect, "write": write,
-    "send": send, "shutdown": shutdown,
+    "send": send, "shutdown": shutdown, "TLS": tls, "handshake": handshake,
 }
 
 
@@ -227,7 +265,8 @@ def test_closes_the_other_ones(loop, start):
     handles += [start(loop, callback) for _ in range(3)]
     loop.run_checked()
     # Requests that were over, or are cancelled, are told of nevertheless.
-    requests = start.kind in ("connect", "write", "send", "shutdown")
+    requests = start.kind in ("connect", "write", "send", "shutdown",
+                              "handshake")
     assert len(seen) == (3 if requests else 1) and loop.handles == []
 
 
@@ -365,7 +404,8 @@ def test_handle_after_its_loop(start):
 # ---- every method with every kind of nonsense ----
 
 TYPES = [uv.TCP, uv.Pipe, uv.TTY, uv.UDP, uv.Poll, uv.Timer, uv.Signal, uv.Async,
-         uv.Idle, uv.Prepare, uv.Check, uv.Process, uv.FSEvent, uv.FSPoll]
+         uv.Idle, uv.Prepare, uv.Check, uv.Process, uv.FSEvent, uv.FSPoll,
+         uv.TLS]
 
 
 class Hostile:
@@ -397,6 +437,10 @@ def fresh(cls, loop, kept):
         return tty(loop, kept, lambda *args: None)
     if cls is uv.Process:
         return process(loop, kept, None)
+    if cls is uv.TLS:
+        handle = uv.Pipe(loop)
+        handle.open(kept.pair().detach())
+        return uv.TLS(handle, CONTEXT, True)
     return cls(loop)
 
 
