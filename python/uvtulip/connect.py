@@ -17,7 +17,7 @@ from asyncio.log import logger
 
 from ._transports import SSLTransport, StreamTransport
 from ._uv import TCP, Pipe
-from .resolve import ResolvingLoop, interleaved, literal_info
+from .resolve import ResolvingLoop, interleaved, lacks_zone, literal_info
 from .secure import client_tls, server_tls
 
 TYPE_CHECKING = False
@@ -349,6 +349,9 @@ class ConnectingLoop(ResolvingLoop):
         family, kind, proto, _, address = info
         handle = TCP(self.uv_loop)
         try:
+            if family == socket.AF_INET6 and lacks_zone(address):
+                # The kernel refuses; newer versions of libuv choose an interface.
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             if (
                 local is not None
                 or proto not in (0, socket.IPPROTO_TCP)

@@ -109,6 +109,18 @@ def literal_info(
     return found, kind, proto, "", (name, number)
 
 
+def lacks_zone(address: _SockAddr) -> bool:
+    """Whether an IPv6 address is one of an interface that it does not name."""
+    host = address[0]
+    return (
+        isinstance(host, str)
+        and host[:3].lower() in ("fe8", "fe9", "fea", "feb")
+        and host[4:5] == ":"
+        and "%" not in host
+        and not any(address[3:])
+    )
+
+
 def interleaved(infos: Iterable[_AddrInfo], first: int) -> list[_AddrInfo]:
     """Take the families in turn, after `first` addresses of the first one."""
     queues: dict[int, list[_AddrInfo]] = {}

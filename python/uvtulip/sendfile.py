@@ -102,6 +102,7 @@ async def _send(
                     raise ConnectionError(text, errno.ENOTCONN) from exc
                 raise
             if piece == 0:
+                _set_position(file, offset + sent)
                 break  # The end of the file.
             if piece < 0:
                 await wait()

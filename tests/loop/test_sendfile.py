@@ -130,10 +130,26 @@ def test_empty_files(tmp_path):
         (tmp_path / "empty").touch()
         with one, two, (tmp_path / "empty").open("rb") as file:
             assert await loop.sock_sendfile(one, file) == 0
-            assert await loop.sock_sendfile(one, file, 10) == 0
-            assert await loop.sock_sendfile(one, file, 10, 10) == 0
             assert await loop.sock_sendfile(one, Memory(b"")) == 0
             assert file.tell() == 0
+            assert await loop.sock_sendfile(one, file, 10) == 0
+            assert await loop.sock_sendfile(one, file, 10, 10) == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["native", "fallback"])
+def test_from_the_end_of_the_file(file, how):
+    """Nothing is sent, and the position is where it began."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        source = file if how == "native" else Memory(DATA)
+        one, two = socket_pair("tcp")
+        with one, two:
+            source.seek(123)
+            assert await loop.sock_sendfile(one, source, len(DATA)) == 0
+            assert source.tell() == len(DATA)
 
     run(main())
 
