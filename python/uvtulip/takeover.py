@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-# How the source begins that multiprocessing gives to the interpreters it starts.
+# What stands in the source that multiprocessing gives to the interpreters it starts.
 _CHILDREN = (
     "from multiprocessing.spawn import ",
     "from multiprocessing.forkserver import ",
@@ -54,16 +54,12 @@ def _cover_children(as_uvloop: bool) -> None:
     first = f"from {__name__} import take_over; take_over({as_uvloop}); "
 
     def spawnv_passfds(path: Any, args: Sequence[Any], passfds: Any) -> int:
-        pid: int = start(
-            path,
-            [
-                first + arg
-                if isinstance(arg, str) and arg.startswith(_CHILDREN)
-                else arg
-                for arg in args
-            ],
-            passfds,
-        )
+        args = list(args)
+        if "-c" in args:
+            place = args.index("-c") + 1
+            if any(mark in args[place] for mark in _CHILDREN):
+                args[place] = first + args[place]
+        pid: int = start(path, args, passfds)
         return pid
 
     util.spawnv_passfds = spawnv_passfds

@@ -433,7 +433,8 @@ def test_garbage(garbage):
             await peer.loop.sock_sendall(peer.sock, garbage)
             error = await protocol.lost
             assert isinstance(error, ssl.SSLError)
-            assert error.reason == "WRONG_VERSION_NUMBER"
+            # The newer OpenSSL, the less it tells.
+            assert error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
             assert protocol.data == b"data"
             with pytest.raises((ssl.SSLError, ConnectionResetError)):
                 await peer.recv()
@@ -452,7 +453,8 @@ def test_a_record_that_was_tampered_with():
             await peer.loop.sock_sendall(peer.sock, record)
             error = await protocol.lost
             assert isinstance(error, ssl.SSLError)
-            assert "BAD_RECORD_MAC" in error.reason
+            reasons = ("BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
+            assert any(reason in error.reason for reason in reasons)
             assert error.library == "SSL"
 
     run(main())
