@@ -101,6 +101,8 @@ tls_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->loop = (TulipLoop *)Py_NewRef(loop);
     self->high = TULIP_TLS_HIGH_WATER;
     self->low = TULIP_TLS_HIGH_WATER / 4;
+    self->read_high = TULIP_TLS_READ_HIGH_WATER;
+    self->read_low = TULIP_TLS_READ_HIGH_WATER / 4;
     self->handshake_timeout = handshake_timeout;
     self->shutdown_timeout = shutdown_timeout;
     self->flags = call_made ? TLS_CALL_MADE : TLS_MADE;

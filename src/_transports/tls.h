@@ -17,6 +17,8 @@
 
 /* asyncio's: FLOW_CONTROL_HIGH_WATER_SSL_WRITE and a quarter of it. */
 #define TULIP_TLS_HIGH_WATER ((size_t)512 * 1024)
+/* And FLOW_CONTROL_HIGH_WATER_SSL_READ. */
+#define TULIP_TLS_READ_HIGH_WATER ((size_t)256 * 1024)
 
 typedef enum TulipTLSPhase {
     TULIP_TLS_NEW,              /* the one below is not connected yet */
@@ -81,6 +83,7 @@ typedef struct TulipTLS {
     TulipPlain *queue;          /* ... several, or a part */
     size_t waiting;             /* bytes in pending or queue */
     size_t high, low;           /* write buffer limits */
+    size_t read_high, read_low; /* of reading: kept, without effect */
     double handshake_timeout, shutdown_timeout;
     PyObject *dict;
     PyObject *weakrefs;

@@ -1,4 +1,4 @@
-/* Flow control of writing through TLS: what counts is the plaintext that waits and
+/* Flow control through TLS, that is of writing: what counts is the plaintext that waits and
  * the ciphertext that the transport below has.  All functions run attached, on the
  * loop's thread.  Callers own a reference to the transport: the protocol may close
  * it.
@@ -111,7 +111,56 @@ get_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(tulip_tls_buffered(self));
 }
 
+/* ---- reading ---- */
+
+PyDoc_STRVAR(set_read_limits_doc,
+"set_read_buffer_limits($self, high=None, low=None)\n--\n\n"
+"What asyncio's TLS transports have; without effect here, since nothing more is read\n"
+"as soon as the protocol has paused.\n\n"
+"Raises TypeError, and ValueError unless high >= low >= 0.");
+
+static PyObject *
+set_read_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
+{
+    size_t high = TULIP_TLS_READ_HIGH_WATER, low = TULIP_TLS_READ_HIGH_WATER / 4;
+    if (!tulip_tls_check_thread(self)
+        || (!is_empty(args, kwds)
+            && !tulip_parse_limits(args, kwds, &high, &low))) {
+        return NULL;
+    }
+    self->read_high = high;
+    self->read_low = low;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(get_read_limits_doc,
+"get_read_buffer_limits($self, /)\n--\n\n"
+"What set_read_buffer_limits() was given, as (low, high).");
+
+static PyObject *
+get_read_limits(TulipTLS *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_BuildValue("nn", (Py_ssize_t)self->read_low,
+                         (Py_ssize_t)self->read_high);
+}
+
+PyDoc_STRVAR(get_read_size_doc,
+"get_read_buffer_size($self, /)\n--\n\n"
+"How many bytes of ciphertext have come and wait to be decrypted.");
+
+static PyObject *
+get_read_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(self->engine != NULL ? uvt_tls_unread(self->engine) : 0);
+}
+
 PyMethodDef tulip_tls_flow_methods[] = {
+    {"set_read_buffer_limits", (PyCFunction)(void (*)(void))set_read_limits,
+     METH_VARARGS | METH_KEYWORDS, set_read_limits_doc},
+    {"get_read_buffer_limits", (PyCFunction)get_read_limits, METH_NOARGS,
+     get_read_limits_doc},
+    {"get_read_buffer_size", (PyCFunction)get_read_size, METH_NOARGS,
+     get_read_size_doc},
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
      METH_VARARGS | METH_KEYWORDS, set_limits_doc},
     {"get_write_buffer_limits", (PyCFunction)get_limits, METH_NOARGS,

@@ -109,6 +109,14 @@ UVT_CHECKED int uvt_tls_keep(UvtTls *self);
 /* At least as many bytes as can be read now, but for what no input tells. */
 size_t uvt_tls_expect(const UvtTls *self);
 
+/* How many bytes of input are not read yet, as far as that is known: what was read
+ * of them in part counts until more is wanted. */
+static inline size_t
+uvt_tls_unread(const UvtTls *self)
+{
+    return self->in_len + self->inside;
+}
+
 UVT_CHECKED UvtTlsStatus uvt_tls_handshake(UvtTls *self);
 /* Sends close_notify the first time, OK when the peer's has come too. */
 UVT_CHECKED UvtTlsStatus uvt_tls_shutdown(UvtTls *self);

@@ -1,12 +1,17 @@
 """10,000 life cycles of each raw handle: no block, reference or descriptor more."""
 
 import os
+import pathlib
 import pty
 import socket
+import sys
 
 from leakcheck import check
 
-from uvtulip import uv
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from tlssupport import client_context, server_context
+from uvtulip import _uv, uv
 from uvtulip.uv import dns
 
 loop = uv.Loop()
@@ -156,6 +161,36 @@ def tty(count):
     os.close(slave)
 
 
+def finish(tls):
+    if not tls.closed:
+        tls.close()
+
+
+def tls(count):
+    """By both backends: to the end, dropped, closed in the middle, refused."""
+    contexts = server_context(), client_context()
+    for i in range(count):
+        _uv._tls_backend(i % 2 == 0)
+        one, two = uv.Pipe(loop), uv.Pipe(loop)
+        for end, fd in zip((one, two), uv.socketpair(), strict=True):
+            end.open(fd)
+        server = uv.TLS(one, contexts[0], server_side=True)
+        client = uv.TLS(two, contexts[1], server_hostname=["localhost", "x"][i % 5 == 0])
+        server.handshake(lambda tls, error: error and finish(tls))
+        client.handshake(lambda tls, error: error and finish(tls))
+        server.start_read(lambda tls, data, error: data or finish(tls))
+        client.write(bytes(100_000), lambda tls, error: None)
+        if i % 3 == 0:
+            client.shutdown(lambda tls, error: finish(tls))
+        elif i % 3 == 1:
+            client.write(b"x", lambda tls, error: finish(tls))
+        else:
+            loop.run(uv.UV_RUN_NOWAIT)
+            client.close()
+        del one, two, end, server, client
+        drain()
+
+
 def process(count):
     """A tenth of the rounds start a program, the rest fail to."""
     for i in range(count):
@@ -253,6 +288,7 @@ check("dropped FSPoll", dropped(lambda loop: uv.FSPoll(loop).start(".", 1, print
       ROUNDS, 200)
 check("dropped work", dropped(lambda loop: loop.queue_work(list, print)), ROUNDS, 200)
 check("TTY", tty, ROUNDS, 200)
+check("TLS", tls, ROUNDS // 10, 200, soak=ROUNDS)
 check("Process", process, ROUNDS, 200)
 check("dns", lookups, ROUNDS, 200)
 check("queue_work", pool, ROUNDS, 200)

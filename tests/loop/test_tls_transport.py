@@ -253,6 +253,45 @@ def test_pause_while_data_comes():
     run(main())
 
 
+def test_read_buffer():
+    """The limits are kept; what waits while reading pauses is counted."""
+
+    async def main():
+        protocol = Events()
+        transport, peer = await client_side(protocol)
+        assert transport.get_read_buffer_limits() == (64 * 1024, 256 * 1024)
+        transport.set_read_buffer_limits(high=100, low=10)
+        assert transport.get_read_buffer_limits() == (10, 100)
+        with pytest.raises(ValueError, match="must be >="):
+            transport.set_read_buffer_limits(high=1, low=2)
+        transport.set_read_buffer_limits()
+        assert transport.get_read_buffer_limits() == (64 * 1024, 256 * 1024)
+
+        sizes = []
+
+        class Small(asyncio.BufferedProtocol):
+            def get_buffer(self, hint):
+                return bytearray(1000)
+
+            def buffer_updated(self, count):
+                transport.pause_reading()
+                sizes.append(transport.get_read_buffer_size())
+
+        transport.set_protocol(Small())
+        with peer:
+            await peer.send(bytes(60_000))
+            await until(lambda: sizes)
+            await turns(10)
+            assert len(sizes) == 1 and sizes[0] > 10_000
+            assert transport.get_read_buffer_size() == sizes[0]
+            transport.set_protocol(protocol)
+            transport.abort()
+            await protocol.lost
+            assert transport.get_read_buffer_size() == 0
+
+    run(main())
+
+
 def test_flow_control():
     async def main():
         protocol = Events()

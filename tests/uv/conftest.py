@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from uvtulip import uv
+from uvtulip import _uv, uv
 
 
 class CheckedLoop(uv.Loop):
@@ -54,3 +54,12 @@ def loop():
     assert loop.handles == []
     loop.close()
     gc.collect()
+
+
+@pytest.fixture(params=["openssl", "memory-bio"])
+def raw_tls_backend(request):
+    """TLS handles with each backend."""
+    before = _uv._tls_backend(None)
+    assert _uv._tls_backend(request.param == "memory-bio") == request.param
+    yield request.param
+    _uv._tls_backend(before == "memory-bio")
