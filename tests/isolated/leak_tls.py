@@ -272,4 +272,4 @@ def work(count):
 for portable in (False, True):
     _transports._tls_backend(portable)
     name = uvtulip.tls_backend()
-    check(f"TLS by {name}", work, 1_000, 300, soak=100_000)
+    check(f"TLS by {name}", work, 1_000, 800, soak=100_000)
