@@ -340,6 +340,11 @@ def test_fspoll(tmp_path):
     script = str(EXAMPLES / "uv_fspoll.py")
     with python(script, str(path), "--interval", "0.02") as program:
         program.line("looking at")
-        path.write_bytes(b"1234567")
+        # Its first look may come after the first change.
+        for size in range(6, 400):
+            path.write_bytes(b"x" * size)
+            time.sleep(0.05)
+            if program.process.poll() is not None:
+                break
         status, out, err = program.finish()
     assert (status, err) == (0, "") and "now" in out
