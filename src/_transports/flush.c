@@ -88,11 +88,9 @@ tulip_stream_flush_with_others(TulipStream *self)
     if (loop->dirty_count++ == 0) {
         loop->dirty_since = tulip_now();
     }
-    else if (tulip_now() - loop->dirty_since > TOGETHER_NS) {
+    else if (loop->dirty_count >= TOGETHER_COUNT
+             || tulip_now() - loop->dirty_since > TOGETHER_NS) {
         loop->prompt = loop->dirty_count < TOGETHER_COUNT / 4 ? PROMPT_COUNT : 0;
-        flush_streams(loop);
-    }
-    else if (loop->dirty_count >= TOGETHER_COUNT) {
         flush_streams(loop);
     }
 }
