@@ -24,9 +24,10 @@ INSTALL = $(PIP) install --quiet --no-build-isolation \
 export PIP_ROOT_USER_ACTION := ignore
 
 PYTEST := $(BIN)/python -m pytest
-FAST_TESTS := $(wildcard tests/uv tests/loop tests/cmodule tests/interop tests/isolated)
+# In halves that take about as long as each other, and run side by side.
+HANDLE_TESTS := tests/uv tests/isolated
+LOOP_TESTS := tests/loop tests/cmodule tests/interop
 ALLOWLIST := $(wildcard tools/stubtest-allowlist)
-C_TESTS := $(wildcard tests/uv tests/loop tests/cmodule)
 
 SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 	$(wildcard src/*/meson.build src/*/*.c src/*/*.h) \
@@ -84,7 +85,7 @@ run: setup
 	exec $(BIN)/python -m uvtulip examples/aiohttp_app.py
 
 test: setup
-	$(PYTEST) $(PYTEST_ARGS) $(FAST_TESTS)
+	tools/side-by-side "$(LOOP_TESTS)" "$(HANDLE_TESTS)" $(PYTEST) $(PYTEST_ARGS)
 
 test-all:
 	@while read -r version python; do
@@ -126,11 +127,13 @@ asan: setup
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/$(ASAN)/site" \
 	UVTULIP_TEST_LIMIT=180 \
-		$(PYTEST) -k "not fork" $(PYTEST_ARGS) $(C_TESTS)
+		tools/side-by-side "tests/loop tests/cmodule" tests/uv \
+			$(PYTEST) -k "not fork" $(PYTEST_ARGS)
 
 debug-alloc: setup
 	PYTHONMALLOC=debug UVTULIP_TEST_LIMIT=180 \
-		$(BIN)/python -X dev -W error -m pytest $(PYTEST_ARGS) $(C_TESTS)
+		tools/side-by-side "tests/loop tests/cmodule" tests/uv \
+			$(BIN)/python -X dev -W error -m pytest $(PYTEST_ARGS)
 
 leaks: setup
 	for script in tests/isolated/leak_*.py; do
