@@ -19,7 +19,13 @@ add_piece(UvtBuffers *self, const char *call, PyObject *data, int flags)
                      Py_TYPE(data)->tp_name);
         return false;
     }
-    if (PyObject_GetBuffer(data, view, flags) < 0) {
+    if (PyBytes_CheckExact(data) && flags == PyBUF_SIMPLE) {
+        /* All that is needed here, and to release it. */
+        view->obj = Py_NewRef(data);
+        view->buf = PyBytes_AS_STRING(data);
+        view->len = PyBytes_GET_SIZE(data);
+    }
+    else if (PyObject_GetBuffer(data, view, flags) < 0) {
         if (PyErr_ExceptionMatches(PyExc_BufferError)) {
             PyErr_Clear();
             PyErr_Format(PyExc_TypeError,

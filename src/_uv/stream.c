@@ -369,13 +369,6 @@ stream_get_write_queue_size(UvtHandle *self, void *Py_UNUSED(closure))
         uv_stream_get_write_queue_size(&self->box->uv.stream));
 }
 
-PyDoc_STRVAR(write_doc,
-"write($self, data, callback=None, /)\n--\n\n"
-"Send data, a bytes-like object or a sequence of them; it must not change until\n"
-"callback(handle, errorno), which comes from a later turn of the loop.\n\n"
-"Raises TypeError, ValueError (an empty sequence), HandleClosedError, and the\n"
-"handle's own error (EBADF, EPIPE: not connected).");
-
 PyDoc_STRVAR(writelines_doc,
 "writelines($self, pieces, callback=None, /)\n--\n\n"
 "write() all pieces of an iterable, as one write.\n\n"
@@ -400,8 +393,7 @@ static PyMethodDef stream_methods[] = {
     {"listen", (PyCFunction)(void (*)(void))stream_listen, METH_FASTCALL,
      listen_doc},
     {"accept", (PyCFunction)uvt_stream_accept_method, METH_O, accept_doc},
-    {"write", (PyCFunction)(void (*)(void))uvt_stream_write, METH_FASTCALL,
-     write_doc},
+    UVT_STREAM_WRITE,
     {"writelines", (PyCFunction)(void (*)(void))uvt_stream_writelines,
      METH_FASTCALL, writelines_doc},
     {"try_write", (PyCFunction)uvt_stream_try_write, METH_O, try_write_doc},

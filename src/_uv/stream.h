@@ -8,9 +8,15 @@
 /* stream_write.c, for the table in stream.c. */
 PyObject *uvt_stream_write(UvtHandle *self, PyObject *const *args,
                            Py_ssize_t nargs);
+extern const char uvt_stream_write_doc[];
 PyObject *uvt_stream_try_write(UvtHandle *self, PyObject *data);
 PyObject *uvt_stream_writelines(UvtHandle *self, PyObject *const *args,
                                 Py_ssize_t nargs);
+/* For the tables of Stream and of its types: the interpreter calls a method quickly
+ * when it is of the object's very type, and by a longer way when it is inherited. */
+#define UVT_STREAM_WRITE \
+    {"write", (PyCFunction)(void (*)(void))uvt_stream_write, METH_FASTCALL, \
+     uvt_stream_write_doc}
 /* write() of a Pipe with a handle that was found fit to be sent. */
 PyObject *uvt_stream_write_handle(UvtHandle *self, PyObject *data,
                                   PyObject *callback, UvtHandle *sent);

@@ -227,6 +227,7 @@ static PyMethodDef tcp_methods[] = {
      getsockname_doc},
     {"getpeername", (PyCFunction)tcp_getpeername, METH_NOARGS,
      getpeername_doc},
+    UVT_STREAM_WRITE,
     {"close_reset", (PyCFunction)(void (*)(void))tcp_close_reset,
      METH_FASTCALL, close_reset_doc},
     {"nodelay", (PyCFunction)uvt_tcp_nodelay, METH_O, uvt_tcp_nodelay_doc},

@@ -205,6 +205,7 @@ tty_get_vterm_state(PyObject *cls, PyObject *Py_UNUSED(ignored))
 }
 
 static PyMethodDef tty_methods[] = {
+    UVT_STREAM_WRITE,
     {"set_mode", (PyCFunction)tty_set_mode, METH_O, set_mode_doc},
     {"get_winsize", (PyCFunction)tty_get_winsize, METH_NOARGS, get_winsize_doc},
     {"reset_mode", (PyCFunction)tty_reset_mode, METH_CLASS | METH_NOARGS,

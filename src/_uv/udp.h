@@ -10,11 +10,12 @@ typedef struct UvtPeer {
     PyObject *address;              /* the tuple made of raw, or NULL */
     struct sockaddr_in6 raw;        /* or a sockaddr_in and zeros */
 } UvtPeer;
+typedef struct UvtPeers UvtPeers;
 
 typedef struct UvtUDP {
     UvtHandle base;
     char *batch;                    /* RECVMMSG: where datagrams come in */
-    UvtPeer *peers;                 /* the last senders; NULL: none yet */
+    UvtPeers *peers;                /* the last senders; NULL: none yet */
     bool announcing;                /* between on_alloc and on_recv */
 } UvtUDP;
 

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define PER_CALL 64
+
 const char uvt_udp_try_send2_doc[] =
 "try_send2($self, messages, /)\n--\n\n"
 "Send several datagrams at once, a sequence of (addr, data) as of send(), and\n"
@@ -25,13 +27,13 @@ typedef struct Message {
     UvtBuffers data;
 } Message;
 
-/* What uv_udp_try_send2 takes, for `count` messages, with these behind it. */
+/* What uv_udp_try_send2 takes, for `count` messages. */
 typedef struct Batch {
-    Py_ssize_t count;               /* of messages that hold their data */
+    Py_ssize_t count;
     uv_buf_t **iov;
     unsigned *iov_count;
     struct sockaddr **addrs;
-    Message *messages;
+    Message *messages;              /* behind them, as many hold their data */
 } Batch;
 
 static bool
@@ -77,8 +79,6 @@ send_all(uv_udp_t *uv, const Batch *batch)
                             batch->iov_count, batch->addrs, 0);
 }
 #else
-#define PER_CALL 64
-
 /* One system call for at most PER_CALL messages from `first` on; how many were
  * sent, or -1 with errno. */
 static int
@@ -163,21 +163,50 @@ batch_send(UvtHandle *self, Batch *batch)
     return PyLong_FromLong(rc);
 }
 
-PyObject *
-uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
+/* Answers to the last senders: bytes, and address tuples that came from receive
+ * callbacks.  Nothing is copied, and no foreign code runs before they are sent.
+ * False without an exception: something else is among them. */
+static bool
+send_answers(UvtHandle *self, PyObject *items, PyObject **result)
 {
-    PyObject *items = PySequence_Tuple(messages);
+    Py_ssize_t count = PyTuple_GET_SIZE(items);
+    uv_buf_t bufs[PER_CALL], *iov[PER_CALL];
+    unsigned iov_count[PER_CALL];
+    struct sockaddr *addrs[PER_CALL];
+    Batch batch = {count, iov, iov_count, addrs, NULL};
+    if (count == 0 || count > PER_CALL) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyTuple_GET_ITEM(items, i), *data;
+        const UvtPeer *peer;
+        if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 2) {
+            return false;
+        }
+        data = PyTuple_GET_ITEM(item, 1);
+        peer = uvt_udp_find_peer((UvtUDP *)self, PyTuple_GET_ITEM(item, 0));
+        if (peer == NULL || !PyBytes_CheckExact(data)) {
+            return false;
+        }
+        bufs[i].base = PyBytes_AS_STRING(data);
+        bufs[i].len = (size_t)PyBytes_GET_SIZE(data);
+        iov[i] = &bufs[i];
+        iov_count[i] = 1;
+        addrs[i] = (struct sockaddr *)&peer->raw;
+    }
+    *result = batch_send(self, &batch);
+    return true;
+}
+
+static PyObject *
+send_any(UvtHandle *self, PyObject *items)
+{
     Batch batch = {0};
     PyObject *result = NULL;
-    Py_ssize_t count;
+    Py_ssize_t count = PyTuple_GET_SIZE(items);
     bool good;
 
-    if (items == NULL) {
-        return NULL;
-    }
-    count = PyTuple_GET_SIZE(items);
     if (count > INT_MAX) {
-        Py_DECREF(items);
         PyErr_SetString(PyExc_OverflowError, "UDP.try_send2(): too many messages");
         return NULL;
     }
@@ -197,6 +226,19 @@ uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
         result = batch_send(self, &batch);
     }
     batch_free(&batch);
+    return result;
+}
+
+PyObject *
+uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
+{
+    PyObject *items = PySequence_Tuple(messages), *result = NULL;
+    if (items == NULL) {
+        return NULL;
+    }
+    if (!send_answers(self, items, &result)) {
+        result = send_any(self, items);
+    }
     Py_DECREF(items);
     return result;
 }

@@ -1,7 +1,7 @@
 /* How Python's signals reach a blocked poll.  While the main thread runs a
- * loop, signal.set_wakeup_fd() points at a socket pair of that loop, whose
- * other end is watched by a poll that does not keep the loop alive; a byte
- * there makes the interpreter run its signal handlers.  A wake-up descriptor
+ * loop, signal.set_wakeup_fd() points at a pipe of that loop, whose other end
+ * is watched by a poll that does not keep the loop alive; a byte there makes
+ * the interpreter run its signal handlers.  A wake-up descriptor
  * that was set before gets the bytes as well, and is put back after the run.
  * All functions run on the loop's thread.
  */
@@ -93,17 +93,17 @@ static int
 wakeup_create(UvtLoop *self)
 {
     UvtWakeup *wakeup = PyMem_RawCalloc(1, sizeof(UvtWakeup));
-    uv_os_sock_t fds[2];
+    uv_file fds[2];
     int rc;
 
     if (wakeup == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    rc = uv_socketpair(SOCK_STREAM, 0, fds, UV_NONBLOCK_PIPE, UV_NONBLOCK_PIPE);
+    rc = uv_pipe(fds, UV_NONBLOCK_PIPE, UV_NONBLOCK_PIPE);
     if (rc < 0) {
         PyMem_RawFree(wakeup);
-        uvt_raise(self->st, UVT_EXC_UV, rc, "uv_socketpair");
+        uvt_raise(self->st, UVT_EXC_UV, rc, "uv_pipe");
         return -1;
     }
     wakeup->fds[0] = fds[0];
@@ -218,7 +218,7 @@ uvt_wakeup_stop(UvtLoop *self)
     }
 }
 
-/* The socket pair is the parent's too: what comes in is his. */
+/* The pipe is the parent's too: what comes in is his. */
 void
 uvt_wakeup_forked(UvtLoop *self)
 {
@@ -236,8 +236,8 @@ uvt_wakeup_free(UvtLoop *self)
     }
     self->wakeup = NULL;
     if (self->core->forked) {
-        uvt_fork_close(wakeup->fds[0], S_IFSOCK);
-        uvt_fork_close(wakeup->fds[1], S_IFSOCK);
+        uvt_fork_close(wakeup->fds[0], S_IFIFO);
+        uvt_fork_close(wakeup->fds[1], S_IFIFO);
     }
     else {
         uv_close((uv_handle_t *)&wakeup->poll, on_wakeup_closed);

@@ -137,6 +137,6 @@ def callbacks(count):
 
 check("callbacks", callbacks, 10_000, 300)
 check("loops", loops, 10_000, 300)
-check("connections", work, 10_000, 300)
-check("UNIX connections", unix, 10_000, 300)
+check("connections", work, 10_000, 300, soak=100_000)
+check("UNIX connections", unix, 10_000, 300, soak=100_000)
 check("connections by abstract names", abstract, 2_000, 300)

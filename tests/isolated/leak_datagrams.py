@@ -227,8 +227,8 @@ def loops(count):
         transport._force_close(None)
 
 
-check("UDP", udp, DATAGRAMS, 300)
-check("UNIX", unix, DATAGRAMS // 2, 300)
+check("UDP", udp, DATAGRAMS, 300, soak=1_000_000)
+check("UNIX", unix, DATAGRAMS // 2, 300, soak=1_000_000)
 check("senders", lambda count: run(senders(count)), DATAGRAMS // 5, 300)
 check("endpoints", endpoints, 3000, 300)
 check("loops", loops, 200, 300)

@@ -95,6 +95,6 @@ def work(count):
         runner.run(subprocesses(count))
 
 
-check("subprocesses by pidfd", work, COUNT, 300)
+check("subprocesses by pidfd", work, COUNT, 300, soak=10_000)
 del os.pidfd_open
-check("subprocesses by SIGCHLD", work, COUNT, 300)
+check("subprocesses by SIGCHLD", work, COUNT, 300, soak=10_000)

@@ -101,15 +101,15 @@ def test_largest_datagram(loop, sock, flags):
 @pytest.mark.parametrize("flags", FLAGS)
 def test_many_senders(loop, flags):
     """More of them than the handle remembers, each several times."""
-    senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(40)]
-    handle, got = collect(loop, 120, flags)
+    senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(80)]
+    handle, got = collect(loop, 160, flags)
     try:
-        for _ in range(3):
+        for _ in range(2):
             for sender in senders:
                 sender.sendto(b"x", handle.getsockname())
         loop.run_checked()
         port = [sender.getsockname()[1] for sender in senders]
-        assert [addr for addr, _, _ in got] == [("127.0.0.1", p) for p in port] * 3
+        assert [addr for addr, _, _ in got] == [("127.0.0.1", p) for p in port] * 2
     finally:
         for sender in senders:
             sender.close()
@@ -1069,6 +1069,40 @@ def test_try_send2_connected(loop, sock):
     with pytest.raises(uv.error.UDPError) as caught:
         handle.try_send2([(sock.getsockname(), b"x")])
     assert caught.value.args[0] == UV.UV_EISCONN
+
+
+@pytest.mark.parametrize("data", [bytes, bytearray], ids=["bytes", "bytearray"])
+def test_answers_to_more_senders_than_are_remembered(loop, data):
+    """Each gets its own answer, also to an address tuple of long ago."""
+    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(100)]
+    try:
+        handle, got = collect(loop, 2 * len(socks), uv.UV_UDP_RECVMMSG)
+        answerer = uv.UDP(loop)
+        sent = []
+
+        def answer(check):
+            waiting = [(addr, data(text)) for addr, _, text in got[len(sent):]]
+            sent.extend(waiting)
+            if waiting:
+                server = answerer if handle.closed else handle
+                assert server.try_send2(waiting) == len(waiting)
+            if len(sent) == 2 * len(socks):
+                check.close()
+                answerer.close()
+
+        uv.Check(loop).start(answer)
+        for letter in b"ab":
+            for i, sock in enumerate(socks):
+                sock.settimeout(10)
+                sock.sendto(b"%c%d" % (letter, i), handle.getsockname())
+        loop.run_checked()
+        assert {addr for addr, _, _ in got} == {
+            ("127.0.0.1", sock.getsockname()[1]) for sock in socks}
+        for i, sock in enumerate(socks):
+            assert {sock.recv(9), sock.recv(9)} == {b"a%d" % i, b"b%d" % i}
+    finally:
+        for sock in socks:
+            sock.close()
 
 
 def test_try_send2_too_big(loop, sock):
