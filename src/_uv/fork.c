@@ -46,31 +46,47 @@ uvt_fork_leave(UvtLoop *loop)
 
 /* ---- a fork inside of uv_run ---- */
 
-/* Where the handle's own descriptor is written down; NULL: it has none. */
-static int *
-fd_of(UvtBox *box)
+/* The watcher of the handle's own descriptor; NULL: it has none. */
+static uv__io_t *
+watcher_of(UvtBox *box)
 {
     switch (box->uv.handle.type) {
     case UV_TCP:
     case UV_NAMED_PIPE:
     case UV_TTY:
-        return &box->uv.stream.io_watcher.fd;
+        return &box->uv.stream.io_watcher;
     case UV_UDP:
-        return &box->uv.udp.io_watcher.fd;
+        return &box->uv.udp.io_watcher;
     default:
         return NULL;
     }
 }
 
-/* What libuv still does for the handle whose callback has forked ends when it
- * has no descriptor: it would accept, read or write in the child. */
+/* Empties a queue of libuv's, or takes an entry out of one. */
 static void
-hide_fd(UvtBox *box)
+unlink_queue(void *entry)
 {
-    int *fd = fd_of(box);
-    if (fd != NULL && *fd >= 0) {
-        box->hidden_fd = *fd + 1;
-        *fd = -1;
+    void **queue = entry, **next = queue[0], **prev = queue[1];
+    prev[0] = next;
+    next[1] = prev;
+    queue[0] = queue[1] = queue;
+}
+
+/* What libuv still does for the handle whose callback has forked ends when it
+ * has no descriptor: it would accept, read or write in the child.  Without one
+ * libuv aborts when it comes to a handle that has done writing, so none waits for
+ * that any more.  What is closing is in no queue and has no descriptor. */
+static void
+disarm(UvtBox *box)
+{
+    uv__io_t *watcher = watcher_of(box);
+    if (watcher == NULL || uv_is_closing(&box->uv.handle)) {
+        return;
+    }
+    unlink_queue(&watcher->pending_queue);
+    if (watcher->fd >= 0) {
+        box->hidden_fd = watcher->fd + 1;
+        watcher->fd = -1;
     }
 }
 
@@ -91,20 +107,19 @@ replace_epoll(uv_loop_t *uv)
 }
 
 /* The call of uv_run that the fork happened in goes on in the child, until it
- * returns to uvt_loop_turn: it is to find no watcher, nothing to register, and a
- * loop that was stopped. */
+ * returns to uvt_loop_turn: it is to find no watcher, nothing to register or to
+ * tell, and a loop that was stopped. */
 static void
 end_turn(UvtCore *core)
 {
     uv_loop_t *uv = &core->uv;
-    void **queue = (void **)&uv->watcher_queue;
     replace_epoll(uv);
     for (unsigned i = 0; i < uv->nwatchers; i++) {
         uv->watchers[i] = NULL;
     }
-    queue[0] = queue[1] = queue;
+    unlink_queue(&uv->watcher_queue);
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        hide_fd(box);
+        disarm(box);
     }
     uv_stop(uv);
 }
@@ -244,9 +259,9 @@ uvt_fork_abandon(UvtCore *core)
 {
     uv_loop_t *uv = &core->uv;
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        const int *fd = fd_of(box);
+        const uv__io_t *watcher = watcher_of(box);
         int own = box->hidden_fd > 0 ? box->hidden_fd - 1
-                : fd != NULL ? *fd : -1;
+                : watcher != NULL ? watcher->fd : -1;
         uvt_fork_close(own, box->uv.handle.type == UV_TTY ? S_IFCHR : S_IFSOCK);
         if (box->uv.handle.type == UV_NAMED_PIPE) {
             uvt_fork_close(own, S_IFIFO);

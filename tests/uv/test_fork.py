@@ -244,6 +244,59 @@ def test_fork_inside_of_a_callback(kind):
     close_all(loop)
 
 
+@pytest.mark.parametrize("kind", ["write", "shutdown", "send"])
+def test_fork_inside_of_a_callback_of_a_request(kind):
+    """Others are done at the same moment, of the same handle and of another one."""
+    loop = uv.Loop()
+    log = []
+    forked = []
+    reading, writing = os.pipe()
+    pairs = [connected(loop) for _ in range(3)]
+    udp = [uv.UDP(loop) for _ in range(3)]
+    receiver = uv.UDP(loop)
+    receiver.bind(("127.0.0.1", 0))
+
+    def done(handle, error):
+        log.append(error)
+        if not forked:
+            forked.append(os.fork())
+
+    for handle, _ in pairs:
+        if kind == "write":
+            handle.write(b"a", done)
+            handle.write(b"b", done)
+        elif kind == "shutdown":
+            handle.shutdown(done)
+    for handle in udp:
+        if kind == "send":
+            handle.send(receiver.getsockname(), b"c", done)
+
+    def child():
+        with pytest.raises(RuntimeError, match=FORKED):
+            raise error
+        assert log == [None]
+        loop.close()
+
+    error = None
+    try:
+        while not forked:
+            loop.run(uv.UV_RUN_ONCE)
+    except RuntimeError as exc:
+        error = exc
+    if forked == [0]:
+        os.close(reading)
+        end_child(writing, child)
+    assert error is None
+    os.close(writing)
+    finish_child(forked[0], reading)
+    while len(log) < (6 if kind == "write" else 3):
+        loop.run(uv.UV_RUN_ONCE)
+    assert set(log) == {None}
+    for _, client in pairs:
+        client.close()
+    close_all(loop)
+
+
 def test_what_was_queued_is_sent_once():
     """The child does not send a second time what waits in the parent."""
     loop = uv.Loop()
