@@ -109,11 +109,12 @@ uvt_on_closed(uv_handle_t *uv)
     }
     callback = self->close_callback;
     self->close_callback = NULL;
-    if (callback != NULL) {
+    /* The consumer's callbacks may have forked: then it is the parent's. */
+    if (callback != NULL && !core->forked) {
         PyObject *args[2] = {NULL, (PyObject *)self};
         uvt_call(self, callback, args + 1, 1);
-        Py_DECREF(callback);
     }
+    Py_XDECREF(callback);
     Py_CLEAR(self->loop);
     Py_DECREF(self);
 }

@@ -55,10 +55,19 @@ uvt_layer_raise(UvtLayer *self, int rc, const char *call)
     return uvt_raise(self->st, UVT_EXC_TLS, rc, call);
 }
 
+/* Not in the child of a callback that has forked: what is left to tell is the
+ * parent's. */
+static bool
+may_call(const UvtLayer *self)
+{
+    const UvtLoop *loop = self->stream != NULL ? self->stream->loop : NULL;
+    return loop != NULL && (loop->core == NULL || !loop->core->forked);
+}
+
 void
 uvt_layer_call(UvtLayer *self, PyObject *callback, PyObject *error)
 {
-    if (callback != NULL && self->stream != NULL) {
+    if (callback != NULL && may_call(self)) {
         PyObject *args[3] = {NULL, (PyObject *)self, error};
         uvt_call(self->stream, callback, args + 1, 2);
     }
@@ -67,6 +76,18 @@ uvt_layer_call(UvtLayer *self, PyObject *callback, PyObject *error)
     }
     Py_XDECREF(callback);
     Py_XDECREF(error);
+}
+
+void
+uvt_layer_call_closed(UvtLayer *self)
+{
+    PyObject *callback = self->on_closed;
+    PyObject *args[2] = {NULL, (PyObject *)self};
+    self->on_closed = NULL;
+    if (callback != NULL && may_call(self)) {
+        uvt_call(self->stream, callback, args + 1, 1);
+    }
+    Py_XDECREF(callback);
 }
 
 PyObject *
@@ -396,7 +417,8 @@ PyDoc_STRVAR(try_write_doc,
 PyDoc_STRVAR(shutdown_doc,
 "shutdown($self, callback=None, /)\n--\n\n"
 "When all writes are done, say by close_notify that no more come, and end the\n"
-"stream's outgoing side; then callback(tls, error).  Reading goes on.\n\n"
+"stream's outgoing side, which a terminal does not have; then callback(tls, error).\n"
+"Reading goes on.\n\n"
 "Raises TypeError, HandleClosedError, TLSError (ENOTCONN: no handshake, or called\n"
 "before), and ssl.SSLError.");
 

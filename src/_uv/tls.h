@@ -69,6 +69,8 @@ PyObject *uvt_layer_raise(UvtLayer *self, int rc, const char *call);
 /* callback(tls, error); steals both references, NULL for callback: nothing. */
 void uvt_layer_call(UvtLayer *self, UVT_STEALS(2) PyObject *callback,
                     UVT_STEALS(3) PyObject *error);
+/* What close() was given: callback(tls). */
+void uvt_layer_call_closed(UvtLayer *self);
 /* Takes the raised exception for a callback's error; one that is no Exception goes
  * to the loop, and the error is UV_ECANCELED. */
 UVT_NEW PyObject *uvt_layer_take_error(UvtLayer *self);

@@ -398,7 +398,6 @@ on_stream_closed(PyObject *owner)
 {
     UvtLayer *self = (UvtLayer *)owner;
     PyObject *callback = self->on_handshake;
-    PyObject *args[2] = {NULL, owner};
     UvtTls *engine = self->engine;
     self->on_handshake = NULL;
     uvt_layer_call(self, callback, uvt_errorno(UV_ECANCELED));
@@ -413,10 +412,7 @@ on_stream_closed(PyObject *owner)
         self->engine = NULL;
         uvt_tls_free(engine);
     }
-    callback = self->on_closed;
-    self->on_closed = NULL;
-    uvt_call(self->stream, callback, args + 1, 1);
-    Py_XDECREF(callback);
+    uvt_layer_call_closed(self);
 }
 
 const UvtConsumer uvt_layer_of_stream = {

@@ -318,6 +318,8 @@ static void
 on_shutdown(uv_shutdown_t *req, int status)
 {
     Shutdown *shutdown = (Shutdown *)req;
+    /* A terminal has no outgoing side to end: close_notify was all. */
+    status = status == UV_ENOTSOCK ? 0 : status;
     uvt_request_done(&shutdown->base, req->handle, status);
     PyMem_Free(shutdown);
 }
