@@ -203,6 +203,8 @@ class ConnectingLoop(ResolvingLoop):
         except BaseException:
             transport.close()
             raise
+        finally:
+            del waiter  # It has the exception, and that this frame.
         return transport, protocol
 
     def _check_uv_handle(self, handle: TCP | Pipe) -> None:
@@ -249,6 +251,8 @@ class ConnectingLoop(ResolvingLoop):
                 below._show_socket(None)  # Not ours to close.
             transport.close()
             raise
+        finally:
+            del waiter  # It has the exception, and that this frame.
         return transport, protocol
 
     async def _adopt(

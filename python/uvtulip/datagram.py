@@ -251,6 +251,8 @@ class DatagramLoop(UnixLoop):
                 transport._show_socket(None)  # Not ours to close.
             transport.close()
             raise
+        finally:
+            del waiter  # It has the exception, and that this frame.
         return transport, protocol
 
     async def _adopt_datagrams(

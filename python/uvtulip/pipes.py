@@ -71,6 +71,8 @@ class PipeLoop(DatagramLoop):
         except BaseException:
             transport.close()
             raise
+        finally:
+            del waiter  # It has the exception, and that this frame.
         if self.get_debug():
             logger.debug("Read pipe %r connected: (%r, %r)", fd, transport, protocol)
         return transport, protocol
@@ -103,6 +105,8 @@ class PipeLoop(DatagramLoop):
         except BaseException:
             transport.close()
             raise
+        finally:
+            del waiter  # It has the exception, and that this frame.
         if self.get_debug():
             logger.debug("Write pipe %r connected: (%r, %r)", fd, transport, protocol)
         return transport, protocol

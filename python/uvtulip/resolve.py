@@ -247,6 +247,7 @@ class ResolvingLoop(CoreLoop):
                 finally:
                     if answer.cancelled():
                         self._forget_lookup(answer)
+                    del answer  # It has the exception, and that this frame.
         return await self.run_in_executor(
             None, _getaddrinfo, host, port, family, type, proto, flags
         )

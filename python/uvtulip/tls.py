@@ -89,4 +89,6 @@ class TLSLoop(SendfileLoop):
             for step in steps:
                 step.cancel()
             raise
+        finally:
+            del waiter  # It has the exception, and that this frame.
         return secured

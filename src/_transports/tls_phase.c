@@ -130,6 +130,9 @@ handshake_done(TulipTLS *self)
         result = tulip_tls_call(self, self->loop->st->str_connection_made,
                                 (PyObject *)self);
         if (result == NULL) {
+            PyObject *exc = PyErr_GetRaisedException();
+            tulip_tls_send_output(self);        /* the peer's handshake was good */
+            PyErr_SetRaisedException(exc);
             tulip_tls_fatal(self, tulip_tls_failed);
             return;
         }
@@ -155,9 +158,11 @@ tulip_tls_handshake(TulipTLS *self)
     tulip_tls_enter(self);
     status = uvt_tls_handshake(self->engine);
     exc = status == UVT_TLS_ERROR ? PyErr_GetRaisedException() : NULL;
-    tulip_tls_send_output(self);
+    if (status != UVT_TLS_OK) {
+        tulip_tls_send_output(self);
+    }
     if (self->phase == TULIP_TLS_HANDSHAKE) {
-        if (status == UVT_TLS_OK) {
+        if (status == UVT_TLS_OK) {     /* the last of it goes with the first data */
             handshake_done(self);
         }
         else if (status != UVT_TLS_WANT) {

@@ -222,9 +222,6 @@ read_data(TulipTLS *self)
     if (self->phase != TULIP_TLS_OPEN) {
         return;
     }
-    if (self->engine->out_len > 0) {
-        tulip_tls_send_output(self);
-    }
     if (status == UVT_TLS_EOF
         || ((self->flags & TLS_UNDER_EOF) && may_deliver(self))) {
         tulip_tls_call_eof(self);
@@ -242,6 +239,19 @@ tulip_tls_discard(TulipTLS *self)
         status = uvt_tls_read(self->engine, scratch, sizeof(scratch), &got);
     } while (status == UVT_TLS_OK);
     return status;
+}
+
+/* What reading has put out, session tickets and answers to key updates, in one piece
+ * with what the protocol has written meanwhile. */
+static void
+send_answers(TulipTLS *self)
+{
+    if (self->phase == TULIP_TLS_OPEN && self->engine->out_len > 0) {
+        tulip_tls_flush(self);
+    }
+    if (self->phase == TULIP_TLS_OPEN && self->engine->out_len > 0) {
+        tulip_tls_send_output(self);    /* nothing was written, or it has to wait */
+    }
 }
 
 void
@@ -269,6 +279,7 @@ tulip_tls_process(TulipTLS *self)
                  || self->phase == TULIP_TLS_SHUTDOWN) {
             tulip_tls_go_on_closing(self);
         }
+        send_answers(self);
     } while (self->flags & TLS_FED);
     self->flags &= ~(unsigned)TLS_READING_NOW;
     tulip_tls_leave(self);

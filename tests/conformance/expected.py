@@ -13,6 +13,11 @@ PATCHES = "patches the socket module that asyncio.base_events uses"
 FAILING: dict[str, str] = {
     "test_ssl.TestSSL.test_flush_before_shutdown": SSL_INTERNALS,
     "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data": SSL_INTERNALS,
+    "test_ssl.TestSSL"
+    ".test_remote_shutdown_receives_trailing_data_on_slow_socket": SSL_INTERNALS,
+    "test_sslproto.SelectorStartTLSTests"
+    ".test_create_connection_ssl_failed_certificate_no_cycles": SSL_INTERNALS,
+    "test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy": INTERNALS,
     "test_events.SelectEventLoopTests.test_create_server_multiple_hosts_ipv4": PATCHES,
     "test_events.SelectEventLoopTests.test_create_server_multiple_hosts_ipv6": PATCHES,
     "test_events.SelectEventLoopTests.test_prompt_cancellation": INTERNALS,
