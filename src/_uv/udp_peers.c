@@ -59,34 +59,56 @@ uvt_udp_find_peer(const UvtUDP *self, PyObject *address)
         return NULL;
     }
     peer = &self->peers->peer[*place_of(self->peers, address)];
-    return peer->address == address ? peer : NULL;
+    for (int i = 0; peer->address != address; i++) {    /* two share a place */
+        if (i == PEERS) {
+            return NULL;
+        }
+        peer = &self->peers->peer[i];
+    }
+    return peer;
 }
 
 /* The first place of an address's pair. */
 static unsigned
-pair_of(const struct sockaddr_in6 *raw)
+pair_of(const struct sockaddr *addr)
 {
-    uint32_t key = raw->sin6_port;      /* both families have it here */
-    if (raw->sin6_family == AF_INET) {
-        key ^= ((const struct sockaddr_in *)raw)->sin_addr.s_addr;
+    uint32_t key, last;
+    if (addr->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)addr;
+        key = in->sin_port ^ in->sin_addr.s_addr;
     }
     else {
-        uint32_t last;
-        memcpy(&last, &raw->sin6_addr.s6_addr[12], sizeof(last));
-        key ^= last;
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
+        memcpy(&last, &in6->sin6_addr.s6_addr[12], sizeof(last));
+        key = in6->sin6_port ^ last;
     }
     return 2 * spread(key, PEERS / 2);
 }
 
+static bool
+is_from(const UvtPeer *peer, const struct sockaddr *addr)
+{
+    const struct sockaddr_in *known = (const struct sockaddr_in *)&peer->raw;
+    const struct sockaddr_in *in = (const struct sockaddr_in *)addr;
+    if (peer->address == NULL || known->sin_family != addr->sa_family) {
+        return false;
+    }
+    return addr->sa_family == AF_INET
+        ? in->sin_port == known->sin_port
+            && in->sin_addr.s_addr == known->sin_addr.s_addr
+        : memcmp(&peer->raw, addr, sizeof(peer->raw)) == 0;
+}
+
 /* Puts a new sender first, and the first one second. */
 static void
-add_peer(UvtPeers *peers, unsigned pair, const struct sockaddr_in6 *raw,
+add_peer(UvtPeers *peers, unsigned pair, const struct sockaddr *addr,
          PyObject *address)
 {
     UvtPeer *peer = &peers->peer[pair];
     PyObject *old = peer[1].address;
     peer[1] = peer[0];
-    peer[0].raw = *raw;
+    memset(&peer[0].raw, 0, sizeof(peer[0].raw));
+    memcpy(&peer[0].raw, addr, (size_t)uvt_sockaddr_size(addr));
     peer[0].address = address;
     *place_of(peers, address) = (unsigned char)pair;
     if (peer[1].address != NULL) {
@@ -98,8 +120,6 @@ add_peer(UvtPeers *peers, unsigned pair, const struct sockaddr_in6 *raw,
 static PyObject *
 inet_address(UvtUDP *self, const struct sockaddr *addr)
 {
-    struct sockaddr_in6 raw;
-    int size = uvt_sockaddr_size(addr);
     PyObject *address;
     unsigned pair;
     if (self->peers == NULL) {
@@ -108,18 +128,16 @@ inet_address(UvtUDP *self, const struct sockaddr *addr)
             return PyErr_NoMemory();
         }
     }
-    memset(&raw, 0, sizeof(raw));
-    memcpy(&raw, addr, (size_t)size);
-    pair = pair_of(&raw);
+    pair = pair_of(addr);
     for (unsigned i = pair; i <= pair + 1; i++) {
         const UvtPeer *peer = &self->peers->peer[i];
-        if (peer->address != NULL && memcmp(&peer->raw, &raw, sizeof(raw)) == 0) {
+        if (is_from(peer, addr)) {
             return Py_NewRef(peer->address);
         }
     }
-    address = uvt_sockaddr_format(addr, size);
+    address = uvt_sockaddr_format(addr, uvt_sockaddr_size(addr));
     if (address != NULL) {
-        add_peer(self->peers, pair, &raw, Py_NewRef(address));
+        add_peer(self->peers, pair, addr, Py_NewRef(address));
     }
     return address;
 }
