@@ -106,6 +106,7 @@ tls_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->handshake_timeout = handshake_timeout;
     self->shutdown_timeout = shutdown_timeout;
     self->flags = call_made ? TLS_CALL_MADE : TLS_MADE;
+    self->flags |= server_side ? TLS_SERVER : 0;
     self->ssl_context = Py_NewRef(context);
     self->waiter = waiter != Py_None ? Py_NewRef(waiter) : NULL;
     self->context = PyContext_CopyCurrent();

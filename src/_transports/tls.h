@@ -51,6 +51,7 @@ enum {
     TLS_FED = 1 << 16,          /* something came while reading */
     TLS_CONNECTED = 1 << 17,    /* the handshake is done */
     TLS_KEEPS = 1 << 18,        /* the context wants the session at the end */
+    TLS_SERVER = 1 << 19,       /* the peer begins the handshake */
 };
 
 /* Plaintext that waits: bytes objects, and the parts of them. */

@@ -114,7 +114,9 @@ tulip_tls_connected(TulipTLS *self, PyObject *under)
     tulip_debug(self->loop, "%r starts SSL handshake", (PyObject *)self);
     self->phase = TULIP_TLS_HANDSHAKE;
     start_timer(self, self->handshake_timeout, on_handshake_timeout);
-    tulip_tls_process(self);
+    if (!(self->flags & TLS_SERVER) || uvt_tls_unread(self->engine) > 0) {
+        tulip_tls_process(self);
+    }
 }
 
 static void

@@ -441,6 +441,7 @@ def test_a_number_that_transports_and_watchers_have_in_turn(loop):
     fd, _ = spare = sockets()
     for _ in range(3):
         with socket.socket(fileno=fd) as sock, socket.socket(fileno=spare[1]) as peer:
+            sock.setblocking(False)
             seen = []
             loop.add_reader(sock, seen.append, 1)
             peer.send(b"x")
