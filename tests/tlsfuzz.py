@@ -98,6 +98,8 @@ class Wire(asyncio.Transport):
         other = self.other
         if other.closing or other.paused:
             return
+        if other.protocol is None:
+            return  # Its start_tls() was cancelled before it began.
         if self.waiting:
             count = self.rnd.choice([1, 5, 100, 1400, 1 << 20])
             chunk = self.falsify(bytes(self.waiting[:count]))
