@@ -12,7 +12,7 @@ import pytest
 
 import aiosupport
 import uvtulip
-from aiosupport import Echo, Recorder, open_descriptors, run, turns, until
+from aiosupport import Echo, Recorder, run, turns, until
 
 ipv6 = pytest.mark.skipif(not aiosupport.has_ipv6(), reason="no IPv6 here")
 
@@ -22,15 +22,6 @@ def listener():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.settimeout(aiosupport.LIMIT)
         yield sock
-
-
-@pytest.fixture
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
 
 
 async def echo_once(transport, protocol, data=b"ping"):

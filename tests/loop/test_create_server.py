@@ -15,15 +15,6 @@ from aiosupport import Echo, Recorder, open_descriptors, run, turns, until
 ipv6 = pytest.mark.skipif(not aiosupport.has_ipv6(), reason="no IPv6 here")
 
 
-@pytest.fixture
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
-
-
 async def talk(address, data=b"ping"):
     """Echo once through the server at the address."""
     reader, writer = await asyncio.open_connection(*address[:2])

@@ -2,13 +2,12 @@
 
 import asyncio
 import errno
-import gc
 import socket
 
 import pytest
 
 import uvtulip
-from aiosupport import has_ipv6, open_descriptors, run, turns, until
+from aiosupport import has_ipv6, run, turns, until
 from datagramsupport import (
     HOST,
     DatagramEcho,
@@ -29,13 +28,7 @@ hosts = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 # ---- in and out ----

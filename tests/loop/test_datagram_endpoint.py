@@ -1,7 +1,6 @@
 """create_datagram_endpoint(): addresses, options, errors, cancelling."""
 
 import asyncio
-import gc
 import socket
 import sys
 
@@ -13,13 +12,7 @@ from datagramsupport import HOST, Datagrams, close, endpoint, received, udp_sock
 ipv6 = pytest.mark.skipif(not has_ipv6(), reason="IPv6")
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def never():

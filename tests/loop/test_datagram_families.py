@@ -3,7 +3,6 @@ names, sockets that libuv cannot take, and the C class made by hand."""
 
 import asyncio
 import errno
-import gc
 import os
 import socket
 import stat
@@ -12,7 +11,7 @@ import struct
 import pytest
 
 import uvtulip
-from aiosupport import has_ipv6, open_descriptors, run, turns, until
+from aiosupport import has_ipv6, run, turns, until
 from datagramsupport import HOST, DatagramEcho, Datagrams, close, endpoint, received
 from uvtulip import uv
 from uvtulip._transports import DatagramTransport
@@ -20,13 +19,7 @@ from uvtulip._transports import DatagramTransport
 UNIX = socket.AF_UNIX
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def abstract(number=0):

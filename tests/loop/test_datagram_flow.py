@@ -12,7 +12,7 @@ import time
 import pytest
 
 import uvtulip
-from aiosupport import open_descriptors, run, turns, until
+from aiosupport import run, turns, until
 from datagramsupport import Datagrams, close, endpoint, received, udp_socket
 from uvtulip import uv
 from uvtulip._transports import DatagramTransport
@@ -20,13 +20,7 @@ from uvtulip._transports import DatagramTransport
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def unix_peer(path):

@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 import uvtulip
-from aiosupport import check_script, open_descriptors, run, turns, until
+from aiosupport import check_script, run, turns, until
 from datagramsupport import (
     HOST,
     Datagrams,
@@ -25,14 +25,7 @@ from datagramsupport import (
 from uvtulip import uv
 from uvtulip._transports import DatagramTransport
 
-
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 # ---- protocols that do what they should not, or may ----

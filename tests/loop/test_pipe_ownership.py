@@ -8,18 +8,10 @@ import weakref
 import pytest
 
 import uvtulip
-from aiosupport import open_descriptors, run, turns, until
+from aiosupport import run, turns, until
 from pipesupport import pipe_objects, reader, writer
 
-
-@pytest.fixture(autouse=True)
-def no_leak():
-    uvtulip.new_event_loop().close()
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def test_descriptor_is_made_non_blocking():

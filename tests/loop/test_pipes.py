@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import errno
-import gc
 import logging
 import os
 import pty
@@ -12,8 +11,7 @@ import tty
 
 import pytest
 
-import uvtulip
-from aiosupport import open_descriptors, run, turns, until
+from aiosupport import run, turns, until
 from pipesupport import pipe_objects, reader, writer
 from streamsupport import Events
 from uvtulip import uv
@@ -21,14 +19,7 @@ from uvtulip import uv
 BIG = 4 << 20
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    uvtulip.new_event_loop().close()
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def collecting():

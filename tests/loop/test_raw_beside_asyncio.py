@@ -1,7 +1,6 @@
 """Raw handles on loop.uv_loop live beside the tasks of asyncio."""
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -9,17 +8,10 @@ import socket
 import pytest
 
 import uvtulip
-from aiosupport import Echo, Recorder, open_descriptors, run, turns, until
+from aiosupport import Echo, Recorder, run, turns, until
 from uvtulip import uv
 
-
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def test_timer():

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 import uvtulip
-from aiosupport import LIMIT, Echo, check_script, open_descriptors, run, turns, until
+from aiosupport import LIMIT, Echo, check_script, run, turns, until
 from streamsupport import Events, Peer, reset
 from uvtulip import uv
 from uvtulip._transports import Server
@@ -56,16 +56,6 @@ async def client(server, index=0):
 async def echo(peer, data=b"hello"):
     await peer.send(data)
     assert await peer.exactly(len(data)) == data
-
-
-@pytest.fixture
-def no_leak():
-    uvtulip.new_event_loop().close()  # libuv keeps two descriptors from the first.
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
 
 
 def test_serves_and_counts(no_leak):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import gc
 import os
 import pathlib
 import socket
@@ -12,21 +11,14 @@ import sys
 import pytest
 
 import uvtulip
-from aiosupport import Echo, Recorder, open_descriptors, run, turns, until
+from aiosupport import Echo, Recorder, run, turns, until
 from streamsupport import Peer
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract names")
 OPTIONS = {"ssl_handshake_timeout": 1.0, "ssl_shutdown_timeout": 1.0}
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    uvtulip.new_event_loop().close()
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 @pytest.fixture

@@ -1,30 +1,18 @@
 """StreamTransport over a uv.Pipe: UNIX sockets, and what listens for them."""
 
 import asyncio
-import gc
 import os
 import socket
 import sys
 
 import pytest
 
-import uvtulip
-from aiosupport import Echo, open_descriptors, run, turns, until
+from aiosupport import Echo, run, turns, until
 from streamsupport import Events, Peer, connect, fill
 from uvtulip import uv
 from uvtulip._transports import Server, StreamTransport
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract names")
-
-
-@pytest.fixture
-def no_leak():
-    uvtulip.new_event_loop().close()  # libuv keeps two descriptors from the first.
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
 
 
 def bound(name):

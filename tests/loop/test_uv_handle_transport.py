@@ -1,23 +1,15 @@
 """connect_uv_handle(): a raw handle that is connected becomes a transport."""
 
 import asyncio
-import gc
 import socket
 
 import pytest
 
 import uvtulip
-from aiosupport import Recorder, open_descriptors, run, turns, until
+from aiosupport import Recorder, run, turns, until
 from uvtulip import uv
 
-
-@pytest.fixture(autouse=True)
-def no_leak():
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 def opened(kind, loop):

@@ -2,28 +2,19 @@
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import socket
 
 import pytest
 
-import uvtulip
 from aiosupport import open_descriptors, run, turns, until
 from pipesupport import pipe_objects, reader, writer
 
 BIG = 4 << 20
 
 
-@pytest.fixture(autouse=True)
-def no_leak():
-    uvtulip.new_event_loop().close()
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-    assert open_descriptors() == before
+pytestmark = pytest.mark.usefixtures("no_leak")
 
 
 async def drain(fd, count):
