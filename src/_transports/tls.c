@@ -398,17 +398,7 @@ PyObject *
 tulip_tls_backend(PyObject *module, PyObject *choice)
 {
     TulipState *st = PyModule_GetState(module);
-    if (uvt_tls_prepare(&st->tls) < 0) {
-        return NULL;
-    }
-    if (choice != Py_None) {
-        int portable = PyObject_IsTrue(choice);
-        if (portable < 0) {
-            return NULL;
-        }
-        st->tls.portable = portable || st->tls.openssl == NULL;
-    }
-    return PyUnicode_FromString(uvt_tls_backend_name(&st->tls));
+    return uvt_tls_choose_backend(&st->tls, choice);
 }
 
 int

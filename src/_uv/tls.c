@@ -499,22 +499,10 @@ static PyType_Spec layer_spec = {
     .slots = layer_slots,
 };
 
-/* Chooses the backend of new connections, for tests; its name. */
 static PyObject *
 tls_backend(PyObject *module, PyObject *choice)
 {
-    UvtState *st = uvt_state(module);
-    if (uvt_tls_prepare(&st->tls) < 0) {
-        return NULL;
-    }
-    if (choice != Py_None) {
-        int portable = PyObject_IsTrue(choice);
-        if (portable < 0) {
-            return NULL;
-        }
-        st->tls.portable = portable || st->tls.openssl == NULL;
-    }
-    return PyUnicode_FromString(uvt_tls_backend_name(&st->tls));
+    return uvt_tls_choose_backend(&uvt_state(module)->tls, choice);
 }
 
 static PyMethodDef functions[] = {

@@ -29,11 +29,11 @@ typedef struct Message {
 
 /* What uv_udp_try_send2 takes, for `count` messages. */
 typedef struct Batch {
-    Py_ssize_t count;
+    Py_ssize_t count;               /* while they are added: of those so far */
     uv_buf_t **iov;
     unsigned *iov_count;
     struct sockaddr **addrs;
-    Message *messages;              /* behind them, as many hold their data */
+    Message *messages;              /* own what these point at; NULL: others do */
 } Batch;
 
 static bool

@@ -85,10 +85,21 @@ uvt_tls_prepare(UvtTlsState *st)
     return rc;
 }
 
-const char *
-uvt_tls_backend_name(const UvtTlsState *st)
+PyObject *
+uvt_tls_choose_backend(UvtTlsState *st, PyObject *portable)
 {
-    return st->portable ? uvt_tls_portable.name : uvt_tls_direct.name;
+    if (uvt_tls_prepare(st) < 0) {
+        return NULL;
+    }
+    if (portable != Py_None) {
+        int chosen = PyObject_IsTrue(portable);
+        if (chosen < 0) {
+            return NULL;
+        }
+        st->portable = chosen || st->openssl == NULL;
+    }
+    return PyUnicode_FromString(st->portable ? uvt_tls_portable.name
+                                             : uvt_tls_direct.name);
 }
 
 int

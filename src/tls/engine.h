@@ -52,8 +52,9 @@ typedef struct UvtTlsState {
 /* Imports ssl and looks for OpenSSL, the first time.  -1 with an exception:
  * this Python has no ssl. */
 UVT_CHECKED int uvt_tls_prepare(UvtTlsState *st);
-/* The name of the backend that new connections have, if they can. */
-const char *uvt_tls_backend_name(const UvtTlsState *st);
+/* The name of the backend that new connections have, if they can; unless `portable`
+ * is None, it is chosen first.  NULL with an exception. */
+UVT_NEW PyObject *uvt_tls_choose_backend(UvtTlsState *st, PyObject *portable);
 int uvt_tls_state_traverse(UvtTlsState *st, visitproc visit, void *arg);
 void uvt_tls_state_clear(UvtTlsState *st);
 
