@@ -154,6 +154,17 @@ def test_closed_handle_has_no_errno(loop):
     assert "closed" in str(info.value)
 
 
+def test_class_with_other_bases(raised):
+    """The classes have OSError's layout, so that both can be had."""
+
+    class Both(uv.error.TCPError, ConnectionResetError):
+        pass
+
+    exc = Both(uv.errno.UV_ECONNRESET, "reset")
+    assert exc.errno == errno.ECONNRESET
+    assert exc.name == "ECONNRESET"
+
+
 def test_subclass():
     class MyError(uv.error.TCPError):
         pass
