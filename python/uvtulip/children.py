@@ -69,6 +69,8 @@ class Child:
         self._exited = exited
         self._fd = -1
         self._poll: Poll | None = None
+        if loop._children is None:
+            loop._children = set()
         loop._children.add(self)
         if not self._watch_descriptor():
             self._ask_for_it()
@@ -112,7 +114,8 @@ class Child:
 
     def forget(self) -> None:
         """Wait no more."""
-        self._loop._children.discard(self)
+        if self._loop._children is not None:
+            self._loop._children.discard(self)
         if self._loop._silent_children is not None:
             self._loop._silent_children.discard(self)
         self._close()

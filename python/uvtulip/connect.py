@@ -18,7 +18,6 @@ from asyncio.log import logger
 from ._transports import SSLTransport, StreamTransport
 from ._uv import TCP, Pipe
 from .resolve import ResolvingLoop, interleaved, lacks_zone, literal_info
-from .secure import client_tls, server_tls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +66,46 @@ def open_detached(handle: TCP | Pipe, sock: socket.socket) -> None:
     """Move the socket's descriptor into the handle."""
     handle.open(sock.fileno())
     sock.detach()
+
+
+def client_tls(
+    ssl: _SSL,
+    server_hostname: str | None,
+    handshake_timeout: float | None,
+    shutdown_timeout: float | None,
+) -> TLS | None:
+    """What a client's arguments come to; None: no TLS."""
+    if not ssl:
+        _refuse(
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=handshake_timeout,
+            ssl_shutdown_timeout=shutdown_timeout,
+        )
+        return None
+    from .secure import TLS
+
+    return TLS(ssl, False, server_hostname, handshake_timeout, shutdown_timeout)
+
+
+def server_tls(
+    ssl: _SSL, handshake_timeout: float | None, shutdown_timeout: float | None
+) -> TLS | None:
+    """What a server's arguments come to; None: no TLS."""
+    if not ssl:
+        _refuse(
+            ssl_handshake_timeout=handshake_timeout,
+            ssl_shutdown_timeout=shutdown_timeout,
+        )
+        return None
+    from .secure import TLS
+
+    return TLS(ssl, True, None, handshake_timeout, shutdown_timeout)
+
+
+def _refuse(**only_with_tls: object) -> None:
+    for name, value in only_with_tls.items():
+        if value is not None:
+            raise ValueError(f"{name} is only meaningful with ssl")
 
 
 def _close_result(task: asyncio.Task[TCP]) -> None:

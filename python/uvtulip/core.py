@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from typing import Any, TypeVar
 
+    from .children import Child, SilentChildren
     from .metrics import LoopMetrics
 
     _T = TypeVar("_T")
@@ -66,6 +67,11 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
     _asyncgens_shutdown_called = False
     # The tracking depth to go back to; None: tracking is not ours to end.
     _origin_depth: int | None = None
+
+    # The subprocesses that are waited for, and those of them that are asked now and
+    # then.  None when there are none, so that loop and object do not hold each other.
+    _children: set[Child] | None = None
+    _silent_children: SilentChildren | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,6 +163,8 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        for child in list(self._children or ()):
+            child.forget()
         if self.get_debug():
             _logger().debug("Close %r", self)
         self._close()

@@ -18,7 +18,8 @@ from ._transports import DatagramTransport
 from ._uv import UDP, Poll
 from .resolve import literal_info
 from .serve import set_reuse_port
-from .unix import UnixLoop, has_file, remove_stale
+from .sockops import SocketLoop
+from .unix import has_file, remove_stale
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _open_unchanged(handle: UDP, sock: socket.socket) -> None:
         sock.detach()
 
 
-class DatagramLoop(UnixLoop):
+class DatagramLoop(SocketLoop):
     """create_datagram_endpoint()."""
 
     async def create_datagram_endpoint(  # type: ignore[override]

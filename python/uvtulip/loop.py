@@ -1,16 +1,34 @@
 """The event loop class that users see.
 
-Its methods live in a chain of classes, one for each subject: core (run, errors,
-debug), resolve (executor, names), connect, sockops, signals, serve, unix,
-datagram, pipes, subprocesses, sendfile, tls.
+Its methods live in classes, one for each subject.  Its bases have what any program
+needs: core (run, errors, debug), resolve (executor, names), connect, signals, serve.
+The others' modules are imported when one of their methods is asked for, as that is
+time which most programs need not spend: sockops, unix, datagram, pipes, subprocesses,
+sendfile, tls.
 """
 
 from __future__ import annotations
 
-from .tls import TLSLoop
+from .serve import ServingLoop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .datagram import DatagramLoop
+    from .sendfile import SendfileLoop
+    from .subprocesses import SubprocessLoop
+    from .tls import TLSLoop
+    from .unix import UnixLoop
+
+    class _Base(TLSLoop, SendfileLoop, SubprocessLoop, DatagramLoop, UnixLoop):
+        """All of them."""
+
+else:
+    _Base = ServingLoop
 
 
-class Loop(TLSLoop):
+class Loop(_Base):
     """An asyncio event loop on libuv.
 
     `uv_loop` is the raw loop under it: handles of uvtulip.uv made on that one
@@ -19,6 +37,55 @@ class Loop(TLSLoop):
 
 
 Loop._own_methods()
+
+# module and class: the methods to be called from elsewhere.
+_LATER = {
+    ("sockops", "SocketLoop"): (
+        "sock_accept",
+        "sock_connect",
+        "sock_recv",
+        "sock_recv_into",
+        "sock_recvfrom",
+        "sock_recvfrom_into",
+        "sock_sendall",
+        "sock_sendto",
+    ),
+    ("unix", "UnixLoop"): ("create_unix_connection", "create_unix_server"),
+    ("datagram", "DatagramLoop"): ("create_datagram_endpoint",),
+    ("pipes", "PipeLoop"): ("connect_read_pipe", "connect_write_pipe"),
+    ("subprocesses", "SubprocessLoop"): ("subprocess_exec", "subprocess_shell"),
+    ("sendfile", "SendfileLoop"): ("sendfile", "sock_sendfile"),
+    ("tls", "TLSLoop"): ("start_tls",),
+}
+
+
+class _Later:
+    """A method of Loop's whose class is to be imported when somebody asks for it."""
+
+    def __init__(self, module: str, home: str, name: str) -> None:
+        self._home = module, home
+        self._name = name
+
+    def __get__(self, loop: Loop | None, cls: type) -> Any:
+        _move_in(*self._home)
+        return vars(Loop)[self._name].__get__(loop, cls)
+
+
+def _move_in(module: str, home: str) -> None:
+    """Give Loop the methods of that class; what somebody has put there stays."""
+    from importlib import import_module
+
+    source = getattr(import_module(f".{module}", __package__), home)
+    for name, value in vars(source).items():
+        if not name.startswith("__"):
+            present = vars(Loop).get(name)
+            if present is None or isinstance(present, _Later):
+                setattr(Loop, name, value)
+
+
+for (_module, _home), _names in _LATER.items():
+    for _name in _names:
+        setattr(Loop, _name, _Later(_module, _home, _name))
 
 
 def new_event_loop() -> Loop:

@@ -12,7 +12,7 @@ from asyncio.log import logger
 
 from ._transports import ReadPipeTransport, WritePipeTransport
 from ._uv import Pipe
-from .datagram import DatagramLoop
+from .serve import ServingLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _ended_pipe() -> int:
     return reading
 
 
-class PipeLoop(DatagramLoop):
+class PipeLoop(ServingLoop):
     """connect_read_pipe() and connect_write_pipe()."""
 
     async def connect_read_pipe(

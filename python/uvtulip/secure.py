@@ -97,39 +97,3 @@ class TLS:
             return self.transport(loop, protocol_factory())._link()
 
         return link
-
-
-def client_tls(
-    ssl: _SSL,
-    server_hostname: str | None,
-    handshake_timeout: float | None,
-    shutdown_timeout: float | None,
-) -> TLS | None:
-    """What a client's arguments come to; None: no TLS."""
-    if not ssl:
-        _refuse(
-            server_hostname=server_hostname,
-            ssl_handshake_timeout=handshake_timeout,
-            ssl_shutdown_timeout=shutdown_timeout,
-        )
-        return None
-    return TLS(ssl, False, server_hostname, handshake_timeout, shutdown_timeout)
-
-
-def server_tls(
-    ssl: _SSL, handshake_timeout: float | None, shutdown_timeout: float | None
-) -> TLS | None:
-    """What a server's arguments come to; None: no TLS."""
-    if not ssl:
-        _refuse(
-            ssl_handshake_timeout=handshake_timeout,
-            ssl_shutdown_timeout=shutdown_timeout,
-        )
-        return None
-    return TLS(ssl, True, None, handshake_timeout, shutdown_timeout)
-
-
-def _refuse(**only_with_tls: object) -> None:
-    for name, value in only_with_tls.items():
-        if value is not None:
-            raise ValueError(f"{name} is only meaningful with ssl")

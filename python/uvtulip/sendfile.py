@@ -19,7 +19,7 @@ import stat
 from asyncio import SendfileNotAvailableError, constants
 
 from ._transports import StreamTransport
-from .subprocesses import SubprocessLoop
+from .sockops import SocketLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class _Filler(asyncio.Protocol):
             waiter.set_result(None)
 
 
-class SendfileLoop(SubprocessLoop):
+class SendfileLoop(SocketLoop):
     """sendfile() and sock_sendfile()."""
 
     async def sock_sendfile(

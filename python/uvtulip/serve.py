@@ -16,8 +16,7 @@ import sys
 from asyncio.log import logger
 
 from . import _transports
-from .connect import check_stream_socket, handle_for, open_detached
-from .secure import server_tls
+from .connect import check_stream_socket, handle_for, open_detached, server_tls
 from .signals import SignalLoop
 
 TYPE_CHECKING = False

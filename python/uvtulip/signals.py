@@ -17,8 +17,8 @@ import sys
 import warnings
 import weakref
 
+from .connect import ConnectingLoop
 from .core import is_coroutine_like
-from .sockops import SocketLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _to_default(sig: int) -> None:
         _install(sig, signal.SIG_DFL)
 
 
-class SignalLoop(SocketLoop):
+class SignalLoop(ConnectingLoop):
     """Signal handlers."""
 
     # Made when the first handler is added.

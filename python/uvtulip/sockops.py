@@ -13,7 +13,7 @@ import errno
 import socket
 from asyncio import Future
 
-from .connect import ConnectingLoop
+from .serve import ServingLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +28,8 @@ _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
 
 
-class SocketLoop(ConnectingLoop):
+class SocketLoop(ServingLoop):
     """The sock_* methods."""
-
-    # As long as a loop has no __dict__, the interpreter finds call_soon() and the
-    # like a tenth faster.
-    __slots__ = ()
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to `nbytes` bytes."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import IO, Any, TypeVar
 
-    from .children import SilentChildren
 
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
     _Args = str | bytes | tuple[Any, ...]
@@ -425,17 +424,6 @@ def _log_start(what: str, stdin: Any, stdout: Any, stderr: Any) -> None:
 class SubprocessLoop(PipeLoop):
     """Subprocesses."""
 
-    __slots__ = ("_children", "_silent_children")
-
-    _children: set[Child]
-    # None when there are none, so that loop and object do not hold each other.
-    _silent_children: SilentChildren | None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._children = set()
-        self._silent_children = None
-
     async def subprocess_shell(
         self,
         protocol_factory: Callable[[], _P],
@@ -528,9 +516,3 @@ class SubprocessLoop(PipeLoop):
         if debug:
             logger.info("%s: %r", what, transport)
         return transport, protocol
-
-    def close(self) -> None:
-        if not self.is_running():
-            for child in list(self._children):
-                child.forget()
-        super().close()

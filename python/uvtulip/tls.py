@@ -6,7 +6,7 @@ import asyncio
 
 from . import _transports
 from .secure import TLS
-from .sendfile import SendfileLoop
+from .serve import ServingLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _take_unread(protocol: Any) -> bytes:
     return unread
 
 
-class TLSLoop(SendfileLoop):
+class TLSLoop(ServingLoop):
     """start_tls()."""
 
     async def start_tls(

@@ -14,9 +14,15 @@ import stat
 import sys
 from asyncio.log import logger
 
-from .connect import check_no_ssl_socket, handle_for, open_detached
-from .secure import client_tls, server_tls
-from .serve import ServingLoop, remove_file
+from .connect import (
+    check_no_ssl_socket,
+    client_tls,
+    handle_for,
+    open_detached,
+    server_tls,
+)
+from .serve import remove_file
+from .sockops import SocketLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +89,7 @@ def _file_of(sock: socket.socket) -> tuple[str | bytes, int] | None:
         return None
 
 
-class UnixLoop(ServingLoop):
+class UnixLoop(SocketLoop):
     """create_unix_connection() and create_unix_server()."""
 
     async def create_unix_connection(
