@@ -1,6 +1,6 @@
 /* Keeps libuv from abort().  It aborts when epoll refuses a descriptor in the
- * poll: one that was closed, or closed and reused for a file, behind the back
- * of the handle that watches it.  So each descriptor that is new to the next
+ * poll: one that was closed, or closed and reused, behind the back of the handle
+ * that watches it.  So each descriptor that is new to the next
  * poll is looked at before, on the loop's thread, attached.
  *
  * libuv offers no list of them: the queue of watchers and the table by
@@ -42,6 +42,20 @@ uvt_guard_can_watch(const UvtCore *core, int fd)
         return true;
     }
     return errno == EEXIST;
+}
+
+/* Whether libuv's next epoll_ctl() for it will do.  What is in the poll already
+ * is to be modified there, which fails when its number is another file's by now:
+ * so this modifies it, as libuv will. */
+static bool
+can_poll(const UvtCore *core, const uv__io_t *watcher)
+{
+    struct epoll_event event = {.events = watcher->pevents};
+    if (watcher->events == 0) {
+        return uvt_guard_can_watch(core, watcher->fd);
+    }
+    event.data.fd = watcher->fd;
+    return epoll_ctl(core->uv.backend_fd, EPOLL_CTL_MOD, watcher->fd, &event) == 0;
 }
 
 /* The box that the watcher is a part of; NULL for one of libuv's own.  Not by
@@ -114,8 +128,7 @@ uvt_guard_watchers(UvtCore *core)
     while (node != queue) {
         const uv__io_t *watcher = (const uv__io_t *)
             ((const char *)node - offsetof(uv__io_t, watcher_queue));
-        if (!uvt_guard_can_watch(core, watcher->fd)
-            && evict(core, watcher)) {
+        if (!can_poll(core, watcher) && evict(core, watcher)) {
             node = queue->next;
         }
         else {

@@ -79,7 +79,9 @@ def test_descriptor_closed_under_a_watching_poll_and_reused(loop):
         assert done == [None]
 
 
-@pytest.mark.parametrize("kind", ["write", "poll", "udp", "listen", "connect"])
+@pytest.mark.parametrize(
+    "kind", ["write", "reused", "poll", "udp", "listen", "connect"]
+)
 def test_close_everything_behind_libuv(kind):
     """In a process of its own: an abort would take the test run along."""
     code = textwrap.dedent("""
@@ -96,6 +98,16 @@ def test_close_everything_behind_libuv(kind):
             for _ in range(100):
                 handle.write(b"x" * 100000, lambda h, e: None)
             os.close(handle.fileno())
+        elif kind == "reused":
+            handle = uv.TCP(loop)
+            handle.open(a.detach())
+            handle.start_read(lambda *args: None)
+            loop.run(uv.UV_RUN_NOWAIT)
+            c, d = socket.socketpair()
+            c.setblocking(False)
+            os.dup2(c.fileno(), handle.fileno())
+            for _ in range(100):
+                handle.write(b"x" * 100000, lambda h, e: None)
         elif kind == "poll":
             handle = uv.Poll(loop, a)
             handle.start(uv.UV_READABLE, lambda *args: None)
