@@ -125,9 +125,12 @@ class Child:
             if not self._loop._forked:
                 self._poll.close()
             self._poll = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # Somebody has closed it, and nobody has noticed yet.
 
 
 def _wake_up(sig: int, frame: FrameType | None) -> None:

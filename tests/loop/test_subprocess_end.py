@@ -741,3 +741,17 @@ def test_references_stay_flat():
         assert len(gc.get_objects()) - before < 40
 
     run(main())
+
+
+def test_the_descriptor_of_the_process_is_closed_by_somebody():
+    loop = uvtulip.new_event_loop()
+    made = loop.subprocess_exec(
+        asyncio.SubprocessProtocol, *BLOCKED, stdin=None, stdout=None, stderr=None
+    )
+    transport, _ = loop.run_until_complete(made)
+    (child,) = loop._children
+    os.close(child._fd)
+    loop.close()
+    assert loop.is_closed()
+    transport.close()
+    transport.get_extra_info("subprocess").wait()
