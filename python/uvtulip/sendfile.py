@@ -156,6 +156,13 @@ class _Filler(asyncio.Protocol):
             else:
                 self._protocol.resume_writing()
 
+    def data_received(self, data: bytes) -> None:
+        # Somebody has resumed reading: what comes is not to be lost in silence.
+        raise RuntimeError("sendfile() is in progress: reading should be paused")
+
+    def eof_received(self) -> None:
+        raise RuntimeError("sendfile() is in progress: reading should be paused")
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._lost = True
         if self._can_write is not None and not self._can_write.done():

@@ -414,6 +414,30 @@ def test_reading_is_paused_meanwhile(file, how):
     run(main())
 
 
+@pytest.mark.parametrize("end", [False, True])
+def test_what_comes_is_not_dropped_when_somebody_resumes_reading(end):
+    async def main():
+        loop = asyncio.get_running_loop()
+        errors = []
+        loop.set_exception_handler(lambda loop, context: errors.append(context))
+        async with connected() as (transport, peer):
+            await turns()
+            sending = asyncio.create_task(loop.sendfile(transport, Memory(DATA)))
+            await turns(2)
+            transport.resume_reading()
+            if end:
+                peer.sock.shutdown(socket.SHUT_WR)
+            else:
+                await peer.send(b"question")
+            with pytest.raises((RuntimeError, ConnectionError)):
+                await sending
+            assert transport.is_closing()
+            (context,) = errors
+            assert "reading should be paused" in str(context["exception"])
+
+    run(main())
+
+
 @pytest.mark.parametrize("how", ["native", "fallback"])
 def test_the_peer_resets_a_transport(file, how):
     async def main():
