@@ -339,6 +339,24 @@ take_view(TulipStream *self)
     return true;
 }
 
+/* take_view(), again when get_buffer() has put another protocol with buffers in the
+ * place of its own: only that one can be told of what comes.  For a protocol without
+ * buffers it is copied out of the memory of the former. */
+static bool
+take_current_view(TulipStream *self)
+{
+    bool taken, again;
+    do {
+        PyObject *protocol = Py_NewRef(self->protocol);
+        tulip_stream_release_view(self);
+        taken = take_view(self);
+        again = taken && self->protocol != NULL && self->protocol != protocol
+            && self->flags & TULIP_BUFFERED;
+        Py_DECREF(protocol);
+    } while (again);
+    return taken;
+}
+
 /* libuv calls what it was given to read with, also when the handle was closed
  * inside get_buffer(): then there would be nothing to call. */
 static void
@@ -358,9 +376,8 @@ on_alloc(PyObject *owner, size_t Py_UNUSED(suggested), uv_buf_t *buf)
         PyErr_Clear();
         return;
     }
-    tulip_stream_release_view(self);
     self->flags |= TULIP_IN_ALLOC | TULIP_IN_CALLBACK;
-    taken = take_view(self);
+    taken = take_current_view(self);
     if (!taken) {
         tulip_stream_fatal(self, get_buffer_failed);
     }

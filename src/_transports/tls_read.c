@@ -140,7 +140,8 @@ read_bytes(TulipTLS *self)
     return status;
 }
 
-/* Takes the protocol's memory; false with an exception. */
+/* Takes the protocol's memory; false with an exception.  After it the protocol may
+ * be another one, whose memory this is not. */
 static bool
 take_view(TulipTLS *self, Py_buffer *view)
 {
@@ -176,14 +177,19 @@ read_buffered(TulipTLS *self)
 {
     Py_buffer view;
     UvtTlsStatus status;
-    PyObject *count, *raised;
+    PyObject *protocol, *count, *raised;
     size_t len = 0;
-    if (!take_view(self, &view)) {
+    bool taken, same;
+    protocol = Py_NewRef(self->protocol);
+    taken = take_view(self, &view);
+    same = self->protocol == protocol;
+    Py_DECREF(protocol);
+    if (!taken) {
         return UVT_TLS_ERROR;
     }
-    if (!may_deliver(self)) {
+    if (!same || !may_deliver(self)) {
         PyBuffer_Release(&view);
-        return UVT_TLS_WANT;
+        return may_deliver(self) ? UVT_TLS_OK : UVT_TLS_WANT;
     }
     status = fill(self, view.buf, (size_t)view.len, &len);
     raised = status == UVT_TLS_ERROR ? PyErr_GetRaisedException() : NULL;

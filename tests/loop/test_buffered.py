@@ -295,6 +295,25 @@ def test_protocol_changed_inside_get_buffer():
     run(main())
 
 
+def test_another_buffered_protocol_inside_get_buffer():
+    async def main():
+        last = Buffered(100)
+
+        class Changes(Buffered):
+            def get_buffer(self, sizehint):
+                self.transport.set_protocol(last)
+                return self.buffer
+
+        _, peer = await connect(Changes())
+        with peer:
+            await peer.send(b"x" * 250)
+            await last.until(250)
+            assert last.data == b"x" * 250
+        await last.lost
+
+    run(main())
+
+
 def test_recognised_through_a_proxy():
     class Proxy:
         def __init__(self, protocol):

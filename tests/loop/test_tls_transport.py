@@ -403,6 +403,33 @@ def test_set_protocol():
     run(main())
 
 
+@pytest.mark.parametrize("kind", [Recorder, lambda: Buffered(10)])
+def test_set_protocol_inside_get_buffer(kind):
+    async def main():
+        last = kind()
+
+        class Changes(Buffered):
+            def get_buffer(self, hint):
+                if sending:  # It is asked at the end of the handshake, too.
+                    self.transport.set_protocol(last)
+                return super().get_buffer(hint)
+
+        sending = False
+        first = Changes(10)
+        server, peer = await server_side(lambda: first)
+        server.close()
+        with peer:
+            await until(lambda: first.transport is not None)
+            sending = True
+            await peer.send(b"x" * 250)
+            await until(lambda: len(last.data) >= 250)
+            assert last.data == b"x" * 250
+            first.transport.abort()
+            await turns()
+
+    run(main())
+
+
 variable = contextvars.ContextVar("variable", default="unset")
 
 
