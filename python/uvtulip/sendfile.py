@@ -143,14 +143,19 @@ class _Filler(asyncio.Protocol):
             await self._can_write
 
     def restore(self) -> None:
-        """Put the protocol back, and tell it what it has missed."""
-        self._transport.set_protocol(self._protocol)
+        """Put the protocol back, and tell it what it has missed.
+
+        Unless somebody, start_tls() for one, has set another meanwhile.
+        """
+        here = self._transport.get_protocol() is self
+        if here:
+            self._transport.set_protocol(self._protocol)
         if self._reading:
             self._transport.resume_reading()
         paused = self._can_write is not None
         if self._can_write is not None:
             self._can_write.cancel()
-        if paused != self._paused and not self._lost:
+        if here and paused != self._paused and not self._lost:
             if paused:
                 self._protocol.pause_writing()
             else:

@@ -438,6 +438,25 @@ def test_what_comes_is_not_dropped_when_somebody_resumes_reading(end):
     run(main())
 
 
+def test_a_protocol_that_is_set_meanwhile_stays():
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with connected() as (transport, peer):
+            await turns()
+            sending = asyncio.create_task(loop.sendfile(transport, Memory(DATA)))
+            await turns(2)
+            protocol = Recorder()
+            protocol.connection_made(transport)
+            transport.set_protocol(protocol)
+            sending.cancel()
+            await asyncio.wait([sending])
+            assert transport.get_protocol() is protocol
+            await peer.send(b"question")
+            await until(lambda: protocol.data == b"question")
+
+    run(main())
+
+
 @pytest.mark.parametrize("how", ["native", "fallback"])
 def test_the_peer_resets_a_transport(file, how):
     async def main():
