@@ -91,6 +91,18 @@ new_error(PyObject *type, int code, const char *text)
     return exc;
 }
 
+/* The transport below has told that it is lost before it was ours: it will not tell
+ * again.  Of one that is not of this module nobody knows. */
+static bool
+is_under_lost(const TulipTLS *self)
+{
+    if (self->stream != NULL) {
+        return self->stream->flags & TULIP_LOST_DONE;
+    }
+    return PyObject_TypeCheck(self->under, self->loop->st->tls_type)
+        && ((TulipTLS *)self->under)->phase == TULIP_TLS_LOST;
+}
+
 void
 tulip_tls_connected(TulipTLS *self, PyObject *under)
 {
@@ -103,12 +115,12 @@ tulip_tls_connected(TulipTLS *self, PyObject *under)
         && ((TulipStream *)under)->loop == self->loop) {
         self->stream = (TulipStream *)under;
     }
-    if (self->flags & TLS_CLOSED) {
-        tulip_tls_force_close(self, NULL);
+    if (is_under_lost(self)) {
+        tulip_tls_lost(self, NULL);
         return;
     }
-    if (self->stream != NULL && (self->stream->flags & TULIP_LOST_DONE)) {
-        tulip_tls_lost(self, NULL);     /* it will not tell again */
+    if (self->flags & TLS_CLOSED) {
+        tulip_tls_force_close(self, NULL);
         return;
     }
     tulip_debug(self->loop, "%r starts SSL handshake", (PyObject *)self);

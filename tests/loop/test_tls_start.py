@@ -295,6 +295,26 @@ def test_on_a_transport_that_is_closed():
 # ---- TLS in TLS ----
 
 
+def test_on_a_tls_transport_that_is_closed():
+    async def main():
+        loop = asyncio.get_running_loop()
+        protocol = Events()
+        transport, peer = await client_side(protocol)
+        with peer:
+            transport.abort()
+            await protocol.lost
+            with pytest.raises(ConnectionAbortedError, match="closed during"):
+                await loop.start_tls(
+                    transport,
+                    Recorder(),
+                    client_context(),
+                    server_hostname="localhost",
+                    ssl_handshake_timeout=1,
+                )
+
+    run(main())
+
+
 def test_tls_in_tls():
     async def main():
         loop = asyncio.get_running_loop()
