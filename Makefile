@@ -49,7 +49,7 @@ help:
 	interop      other people's servers, clients, frameworks on uvtulip
 	stress       the long tests
 	soak         the counts of leaks, over very many connections
-	fuzz         TLS over a wire that falsifies
+	fuzz         TLS over a wire that falsifies, random programs on the loop
 	bench        uvtulip against uvloop and asyncio
 	lint         ruff, mypy, stubtest and the checks of docs-free
 	symbols      exported symbols, and one shared libuv
@@ -160,6 +160,8 @@ fuzz: setup
 	first=$$RANDOM$$RANDOM
 	for backend in openssl memory-bio; do
 		$(BIN)/python -X faulthandler tests/tlsfuzz.py \
+			--first $$first --count $(FUZZ_COUNT) --backend $$backend
+		$(BIN)/python tests/loopfuzz.py \
 			--first $$first --count $(FUZZ_COUNT) --backend $$backend
 	done
 
