@@ -70,15 +70,6 @@ batch_free(Batch *batch)
     PyMem_Free(batch->messages);
 }
 
-#if UV_VERSION_HEX >= 0x013200
-/* How many were sent, or a libuv status below 0. */
-static int
-send_all(uv_udp_t *uv, const Batch *batch)
-{
-    return uv_udp_try_send2(uv, (unsigned)batch->count, batch->iov,
-                            batch->iov_count, batch->addrs, 0);
-}
-#else
 /* One system call for at most PER_CALL messages from `first` on; how many were
  * sent, or -1 with errno. */
 static int
@@ -109,7 +100,8 @@ send_error(int error)
         ? UV_EAGAIN : uv_translate_sys_error(error);
 }
 
-/* What libuv has since 1.50. */
+/* How many were sent, or a libuv status below 0.  Not by uv_udp_try_send2: up to
+ * libuv 1.53 at least, that leaves out every second twenty. */
 static int
 send_all(uv_udp_t *uv, const Batch *batch)
 {
@@ -139,7 +131,6 @@ send_all(uv_udp_t *uv, const Batch *batch)
     }
     return (int)sent;
 }
-#endif
 
 static PyObject *
 batch_send(UvtHandle *self, Batch *batch)
