@@ -10,6 +10,7 @@
 #include "handle.h"
 #include "loop.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 typedef struct UvtWakeup {
@@ -85,7 +86,9 @@ on_wakeup_closed(uv_handle_t *uv)
     if (wakeup->fds[0] >= 0) {
         close(wakeup->fds[0]);
     }
-    close(wakeup->fds[1]);
+    if (wakeup->fds[1] >= 0) {
+        close(wakeup->fds[1]);
+    }
     PyMem_RawFree(wakeup);
 }
 
@@ -149,6 +152,15 @@ on_main_thread(UvtState *st)
     return id == PyThread_get_thread_ident();
 }
 
+/* Somebody has closed the end that set_wakeup_fd gets; its number may be that of
+ * another file by now. */
+static bool
+lost_own_end(const UvtWakeup *wakeup)
+{
+    int flags = fcntl(wakeup->fds[1], F_GETFL);
+    return flags < 0 || !(flags & O_NONBLOCK);
+}
+
 /* Sub-interpreters get no signals: there set_wakeup_fd raises ValueError. */
 int
 uvt_wakeup_start(UvtLoop *self)
@@ -161,6 +173,15 @@ uvt_wakeup_start(UvtLoop *self)
         return -1;
     }
     previous = set_wakeup_fd(self->st, self->wakeup->fds[1]);
+    if (previous == -2 && lost_own_end(self->wakeup)) {
+        PyErr_Clear();
+        self->wakeup->fds[1] = -1;
+        uvt_wakeup_free(self);
+        if (wakeup_create(self) < 0) {
+            return -1;
+        }
+        previous = set_wakeup_fd(self->st, self->wakeup->fds[1]);
+    }
     if (previous == -2) {
         if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
             return -1;
