@@ -138,12 +138,34 @@ uvt_guard_watchers(UvtCore *core)
     return queue->next != queue;
 }
 
+static const uv__io_t *
+watcher_of_fd(const UvtCore *core, int fd)
+{
+    return fd >= 0 && (unsigned)fd < core->uv.nwatchers ? core->uv.watchers[fd]
+                                                        : NULL;
+}
+
 void
 uvt_guard_fresh_fd(UvtCore *core, int fd)
 {
-    if (fd >= 0 && (unsigned)fd < core->uv.nwatchers
-        && core->uv.watchers[fd] != NULL) {
-        (void)evict(core, core->uv.watchers[fd]);
+    const uv__io_t *watcher = watcher_of_fd(core, fd);
+    if (watcher != NULL) {
+        (void)evict(core, watcher);
+    }
+}
+
+void
+uvt_guard_fresh(UvtHandle *self)
+{
+    UvtCore *core = self->box->uv.handle.loop->data;
+    const uv__io_t *watcher;
+    uv_os_fd_t fd;
+    if (uv_fileno(&self->box->uv.handle, &fd) < 0) {
+        return;
+    }
+    watcher = watcher_of_fd(core, fd);
+    if (watcher != NULL && find_box(core, watcher) != self->box) {
+        (void)evict(core, watcher);
     }
 }
 

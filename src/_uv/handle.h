@@ -130,6 +130,9 @@ void uvt_box_close(UvtBox *box);
 UVT_NEW UvtHandle *uvt_enter(const void *uv_handle);
 void uvt_leave(UVT_STEALS(1) UvtHandle *self);
 
+/* guard.c: the handle may just have got its descriptor: whoever else still watches
+ * that number is evicted (see loop.h), which may run Python code. */
+void uvt_guard_fresh(UvtHandle *self);
 /* guard.c: libuv is about to make a socket for the handle and to watch it in
  * one step; whoever still watches the number that it will get is evicted (see
  * loop.h), which may run Python code.  Then as uvt_handle_check. */

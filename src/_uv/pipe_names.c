@@ -89,7 +89,6 @@ PyObject *
 uvt_pipe_bind(UvtHandle *self, PyObject *arg)
 {
     PyObject *name;
-    uv_os_fd_t fd;
     int rc;
     if (!uvt_handle_check_free(self, "Pipe.bind")) {
         return NULL;
@@ -108,9 +107,7 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_pipe_bind");
     }
-    if (uv_fileno(&self->box->uv.handle, &fd) == 0) {
-        uvt_guard_fresh_fd(self->loop->core, fd);
-    }
+    uvt_guard_fresh(self);
     Py_RETURN_NONE;
 }
 

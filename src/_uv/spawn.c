@@ -360,10 +360,9 @@ guard_pipes(const Spawn *spawn, UvtLoop *loop)
 {
     for (int i = 0; i < spawn->options.stdio_count; i++) {
         const uv_stdio_container_t *container = &spawn->options.stdio[i];
-        uv_os_fd_t fd;
-        if ((container->flags & UV_CREATE_PIPE) && loop->core != NULL
-            && uv_fileno((uv_handle_t *)container->data.stream, &fd) == 0) {
-            uvt_guard_fresh_fd(loop->core, fd);
+        if ((container->flags & UV_CREATE_PIPE) && loop->core != NULL) {
+            const UvtBox *box = container->data.stream->data;
+            uvt_guard_fresh(box->owner);
         }
     }
 }

@@ -241,10 +241,9 @@ stream_listen(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 int
 uvt_stream_accept(UvtHandle *self, UvtHandle *client)
 {
-    uv_os_fd_t fd;
     int rc = uv_accept(&self->box->uv.stream, &client->box->uv.stream);
-    if (rc == 0 && uv_fileno(&client->box->uv.handle, &fd) == 0) {
-        uvt_guard_fresh_fd(self->loop->core, fd);
+    if (rc == 0) {
+        uvt_guard_fresh(client);
     }
     return rc;
 }

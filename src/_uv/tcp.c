@@ -10,16 +10,6 @@
 #include "tcp_options.h"
 #include <sys/socket.h>
 
-/* Tells whoever still watches the number of a descriptor that is new. */
-static void
-tcp_guard_fd(UvtHandle *self)
-{
-    uv_os_fd_t fd;
-    if (uv_fileno(&self->box->uv.handle, &fd) == 0) {
-        uvt_guard_fresh_fd(self->loop->core, fd);
-    }
-}
-
 static int
 tcp_setup_handle(UvtHandle *self, PyObject *loop_arg, unsigned flags)
 {
@@ -33,7 +23,7 @@ tcp_setup_handle(UvtHandle *self, PyObject *loop_arg, unsigned flags)
     if (uvt_handle_init_done(self, loop, rc, "uv_tcp_init_ex") < 0) {
         return -1;
     }
-    tcp_guard_fd(self);
+    uvt_guard_fresh(self);
     return 0;
 }
 
@@ -79,7 +69,7 @@ tcp_bind(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_tcp_bind");
     }
-    tcp_guard_fd(self);
+    uvt_guard_fresh(self);
     Py_RETURN_NONE;
 }
 

@@ -50,7 +50,6 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
     static char *names[] = {"loop", "fd", "readable", NULL};
     PyObject *loop_arg, *fd_arg, *readable;
     UvtLoop *loop;
-    uv_os_fd_t used;
     int fd, rc;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwds, "OO|O:TTY", names, &loop_arg,
@@ -72,9 +71,7 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
     if (uvt_handle_init_done(self, loop, rc, "uv_tty_init") < 0) {
         return -1;
     }
-    if (uv_fileno(&self->box->uv.handle, &used) == 0) {
-        uvt_guard_fresh_fd(loop->core, used);
-    }
+    uvt_guard_fresh(self);
     return 0;
 }
 

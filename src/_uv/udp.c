@@ -30,7 +30,7 @@ socket_fd(UvtHandle *self)
 static int
 guard_fresh(UvtHandle *self)
 {
-    uvt_guard_fresh_fd(self->loop->core, socket_fd(self));
+    uvt_guard_fresh(self);
     return self->box == NULL || uv_is_closing(&self->box->uv.handle)
         ? UV_ECANCELED : 0;
 }

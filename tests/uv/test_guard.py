@@ -1,6 +1,7 @@
 """Descriptors that vanish under a handle: libuv would abort the process."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -145,3 +146,49 @@ def test_close_everything_behind_libuv(kind):
                           text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "alive\n"
+
+
+def test_a_handle_does_not_evict_itself(loop):
+    """bind() makes a socket, or finds the one that connect() has made."""
+    handle = uv.TCP(loop)
+    done = []
+    handle.connect(("127.0.0.1", 0), lambda h, error: done.append(error))
+    handle.bind(("127.0.0.1", 0))
+    assert not handle.closed
+    loop.run_checked()
+    assert len(done) == 1 and not handle.closed
+    handle.close()
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_signals_wake_after_the_wakeup_descriptor_was_closed(loop, tmp_path, reused):
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda *args: (seen.append(args), loop.stop()))
+
+    def find(check):
+        fd = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(fd)
+        seen.append(fd)
+        check.close()
+
+    try:
+        uv.Check(loop).start(find)
+        loop.run(uv.UV_RUN_NOWAIT)
+        os.close(seen[0])
+        if reused:
+            file = os.open(tmp_path / "f", os.O_CREAT | os.O_RDWR)
+            if file != seen[0]:
+                os.dup2(file, seen[0])
+                os.close(file)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        timer = uv.Timer(loop)
+        timer.start(lambda timer: loop.stop(), 20, 0)
+        loop.run()
+        assert len(seen) == 2
+        assert timer.active
+        timer.close()
+        if reused:
+            assert os.fstat(seen[0]).st_size == 0  # It is still there.
+            os.close(seen[0])
+    finally:
+        signal.signal(signal.SIGALRM, before)
