@@ -218,6 +218,15 @@ rest(TulipServer *self, TulipListener *listener, PyObject *index, int error)
     Py_XDECREF(timer);
 }
 
+/* The socket does not listen any more: somebody has shut it down, or another one
+ * stands at its number.  The poll would find it ready for ever. */
+static void
+give_up(TulipServer *self, TulipListener *listener, int error)
+{
+    (void)self->st->uv->poll_start(listener->poll, 0);
+    report_accept(self, error, "A server cannot accept any more");
+}
+
 static int
 accept_one(int listening, struct sockaddr *peer, socklen_t *len)
 {
@@ -262,6 +271,11 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
             return;
         }
         else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            return;
+        }
+        else if (errno == EINVAL || errno == ENOTSOCK || errno == EBADF
+                 || errno == EOPNOTSUPP) {
+            give_up(self, listener, errno);
             return;
         }
         else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {

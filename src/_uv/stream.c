@@ -175,6 +175,15 @@ stream_stop_read(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- listening ---- */
 
+/* The socket does not listen any more: somebody has shut it down, or another one
+ * stands at its number.  libuv would ask again at once, without end. */
+static bool
+is_final(int status)
+{
+    return status == UV_EINVAL || status == UV_ENOTSOCK || status == UV_EBADF
+        || status == UV_ENOTSUP;
+}
+
 static void
 on_connection(uv_stream_t *uv, int status)
 {
@@ -193,6 +202,9 @@ on_connection(uv_stream_t *uv, int status)
         uvt_call(self, callback, args + 1, 2);
         Py_XDECREF(args[2]);
         Py_XDECREF(callback);
+    }
+    if (is_final(status)) {
+        uvt_handle_close(self);
     }
     uvt_leave(self);
 }
@@ -214,7 +226,9 @@ uvt_stream_listen(UvtHandle *self, int backlog)
 PyDoc_STRVAR(listen_doc,
 "listen($self, callback, backlog=511, /)\n--\n\n"
 "Listen for connections: callback(server, errorno) for each, which then has to\n"
-"call accept().  The loop keeps a listening handle alive until it is closed.\n\n"
+"call accept().  The loop keeps a listening handle alive until it is closed.  An\n"
+"error that says that the socket does not listen any more (EINVAL after somebody\n"
+"has shut it down) is the last one, and closes the handle.\n\n"
 "Raises TypeError, ValueError (backlog < 0), HandleClosedError, and the handle's\n"
 "own error (EADDRINUSE, EINVAL).");
 

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import errno
 import gc
+import os
 import socket
 import weakref
 
@@ -485,3 +486,24 @@ def test_out_of_descriptors():
             runner.run(asyncio.wait_for(main(), 15))
         """
     )
+
+
+def test_somebody_shuts_the_listening_socket_down():
+    """It is told once, not at each poll; the server can still be closed."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        contexts = []
+        loop.set_exception_handler(lambda loop, context: contexts.append(context))
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        with socket.socket(fileno=os.dup(server.sockets[0].fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+        await until(lambda: contexts)
+        await turns(20)
+        (context,) = contexts
+        assert context["message"] == "A server cannot accept any more"
+        assert context["exception"].errno == errno.EINVAL
+        server.close()
+        await server.wait_closed()
+
+    run(main())

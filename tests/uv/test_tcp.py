@@ -384,6 +384,18 @@ def test_listening_server_without_a_name_stays(loop):
         loop.run_checked()
 
 
+def test_listening_socket_that_somebody_shuts_down(loop):
+    """libuv would call accept() for ever."""
+    seen = []
+    server = listening(loop, lambda s, error: seen.append(error))
+    loop.run(uv.UV_RUN_NOWAIT)
+    with socket.socket(fileno=os.dup(server.fileno())) as sock:
+        sock.shutdown(socket.SHUT_RDWR)
+    loop.run_checked()
+    assert seen == [uv.errno.UV_EINVAL]
+    assert server.closed
+
+
 def test_wrong_thread(loop):
     tcp = uv.TCP(loop, socket.AF_INET)
     errors = []
