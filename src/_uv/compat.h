@@ -94,6 +94,10 @@ PyWeakref_GetRef(PyObject *ref, PyObject **result)
 #define UVT_DATAGRAM_HEADER ((size_t)0)
 #endif
 
+/* What becomes of a thread that wants to go on in an interpreter that is gone: since
+ * 3.14 it hangs, before it ends. */
+#define UVT_THREADS_HANG (PY_VERSION_HEX >= 0x030E0000)
+
 /* The slots that say what a module is safe for.  Sub-interpreters with their
  * own GIL are declared from 3.13 on: before, the standard library itself was
  * not ready for them. */

@@ -8,6 +8,8 @@
  */
 #include "pool.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 struct UvtPool {
@@ -136,6 +138,28 @@ make_threads(void)
     }
 }
 
+#if UVT_THREADS_HANG && defined(__GLIBC__)
+static void
+end_at_once(int status, void *Py_UNUSED(arg))
+{
+    (void)fflush(NULL);
+    _exit(status);
+}
+
+/* Work that does not end keeps its thread, for which libuv would wait when its
+ * library is unloaded: the process ends before. */
+static void
+leave_threads_behind(void)
+{
+    (void)on_exit(end_at_once, NULL);
+}
+#else
+static void
+leave_threads_behind(void)
+{
+}
+#endif
+
 static PyObject *
 at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
@@ -150,6 +174,7 @@ at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
     while (self != NULL && self->pid == getpid() && is_running(self)) {
         wait_a_moment(self);
         if (PyErr_CheckSignals() < 0) {
+            leave_threads_behind();
             return NULL;
         }
     }
