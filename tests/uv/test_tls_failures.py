@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("raw_tls_backend")
 
 EOF = uv.errno.UV_EOF
 CANCELED = uv.errno.UV_ECANCELED
+# What OpenSSL says of a record that was changed on its way; the second since 3.6.
+FALSIFIED = ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
 
 
 # ---- failures ----
@@ -158,7 +160,7 @@ def test_falsified_record(loop, wire):
     assert wire.server.data == b"good"
     kinds = dict(wire.server.events)
     assert kinds["written"] is None and type(kinds["end"]) is ssl.SSLError
-    assert "BAD_RECORD_MAC" in kinds["end"].reason
+    assert kinds["end"].reason in FALSIFIED
     with pytest.raises(uv.error.TLSError):
         wire.server.tls.write(b"x")
     # And the other side learns why.
@@ -191,7 +193,7 @@ def test_failure_while_nobody_reads(loop):
         loop.run(uv.UV_RUN_NOWAIT)
     server.tls.start_read(server.on_read)
     run_until(loop, lambda: len(server.events) == 2)
-    assert "BAD_RECORD_MAC" in server.error.reason
+    assert server.error.reason in FALSIFIED
     wire.close()
 
 
