@@ -254,22 +254,33 @@ uvt_fork_close(int fd, mode_t kind)
     }
 }
 
+static void
+close_inherited(UvtBox *box)
+{
+    const uv__io_t *watcher = watcher_of(box);
+    int own = box->hidden_fd > 0 ? box->hidden_fd - 1
+            : watcher != NULL ? watcher->fd : -1;
+    uvt_fork_close(own, box->uv.handle.type == UV_TTY ? S_IFCHR : S_IFSOCK);
+    if (box->uv.handle.type == UV_NAMED_PIPE) {
+        uvt_fork_close(own, S_IFIFO);
+    }
+}
+
 void
 uvt_fork_abandon(UvtCore *core)
 {
     uv_loop_t *uv = &core->uv;
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        const uv__io_t *watcher = watcher_of(box);
-        int own = box->hidden_fd > 0 ? box->hidden_fd - 1
-                : watcher != NULL ? watcher->fd : -1;
-        uvt_fork_close(own, box->uv.handle.type == UV_TTY ? S_IFCHR : S_IFSOCK);
-        if (box->uv.handle.type == UV_NAMED_PIPE) {
-            uvt_fork_close(own, S_IFIFO);
+        if (!core->lost) {
+            close_inherited(box);
         }
         if (box->owner != NULL) {
             box->owner->box = NULL;
             box->owner = NULL;
         }
+    }
+    if (core->lost) {
+        return;     /* Nobody can tell whose the numbers are by now. */
     }
     uvt_fork_close(uv->backend_fd, 0);            /* no kind: epoll, eventfd */
     uvt_fork_close(uv->async_io_watcher.fd, 0);

@@ -22,7 +22,8 @@ UVT_CHECKED int uvt_fork_adopt(UvtLoop *loop);
 /* Raises RuntimeError. */
 void uvt_fork_raise(void);
 
-/* In place of freeing the core: closes the child's copies of the descriptors. */
+/* In place of freeing the core: closes the child's copies of the descriptors; none
+ * of a loop whose own ones somebody has closed. */
 void uvt_fork_abandon(UvtCore *core);
 
 /* Closes a descriptor that was inherited, if it still is of this kind (S_IFSOCK,

@@ -93,6 +93,18 @@ close_lost(UvtBox *box, int fd)
     }
 }
 
+/* A watcher of libuv's own has lost its descriptor: the run ends. */
+static void
+give_up(UvtCore *core, const uv__io_t *watcher)
+{
+    Node *node = (Node *)&watcher->watcher_queue;
+    node->prev->next = node->next;
+    node->next->prev = node->prev;
+    node->next = node->prev = node;
+    core->lost = true;
+    uv_stop(&core->uv);
+}
+
 /* A Poll does not own its descriptor: it is stopped and told.  Any other
  * handle has lost what it is for: it is closed, which ends its requests with
  * UV_ECANCELED. */
@@ -101,7 +113,10 @@ evict(UvtCore *core, const uv__io_t *watcher)
 {
     UvtBox *box = find_box(core, watcher);
     if (box == NULL) {
-        return uvt_wakeup_lost(core->owner, watcher);
+        if (!uvt_wakeup_lost(core->owner, watcher)) {
+            give_up(core, watcher);
+        }
+        return true;
     }
     if (uv_is_closing(&box->uv.handle)) {
         return false;
@@ -128,14 +143,28 @@ uvt_guard_watchers(UvtCore *core)
     while (node != queue) {
         const uv__io_t *watcher = (const uv__io_t *)
             ((const char *)node - offsetof(uv__io_t, watcher_queue));
-        if (!can_poll(core, watcher) && evict(core, watcher)) {
-            node = queue->next;
-        }
-        else {
+        if (can_poll(core, watcher)) {
             node = node->next;
+            continue;
         }
+        node = evict(core, watcher) ? queue->next : node->next;
     }
     return queue->next != queue;
+}
+
+/* Those that libuv has from the beginning. */
+bool
+uvt_guard_own_fds(UvtCore *core)
+{
+    struct epoll_event event;
+    if (core->lost) {
+        return false;
+    }
+    core->lost = epoll_wait(core->uv.backend_fd, &event, 1, 0) < 0
+        || fcntl(core->uv.async_io_watcher.fd, F_GETFD) < 0
+        || (core->uv.signal_pipefd[0] >= 0
+            && fcntl(core->uv.signal_pipefd[0], F_GETFD) < 0);
+    return !core->lost;
 }
 
 static const uv__io_t *

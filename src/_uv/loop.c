@@ -412,7 +412,9 @@ PyDoc_STRVAR(run_doc,
 "Returns True while there are active handles or requests.\n\n"
 "On the main thread, signals interrupt a wait.  KeyboardInterrupt, SystemExit\n"
 "and what a signal handler raises stop the loop and leave run().\n\n"
-"Raises ValueError (mode), RuntimeError (nested, another thread, closed).");
+"Raises ValueError (mode), RuntimeError (nested, another thread, closed), UVError\n"
+"(EBADF: somebody has closed descriptors that the loop itself has, as programs do\n"
+"that become daemons: it can only be closed).");
 
 PyDoc_STRVAR(stop_doc,
 "stop($self, /)\n--\n\n"

@@ -22,6 +22,7 @@ typedef struct UvtCore {
     bool orphans;       /* a box lost its object where it could not be closed */
     bool forked;        /* it is the parent process's: libuv may not be called */
     bool torn;          /* and it was running */
+    bool lost;          /* somebody has closed descriptors of the loop's own */
     pid_t pid;          /* of the process that made it */
 } UvtCore;
 
@@ -183,6 +184,9 @@ bool uvt_guard_watchers(UvtCore *core);
 void uvt_guard_fresh_fd(UvtCore *core, int fd);
 /* True when epoll takes the descriptor. */
 bool uvt_guard_can_watch(const UvtCore *core, int fd);
+/* False when somebody has closed descriptors that libuv has for the loop itself: it
+ * would abort, so it may not run any more. */
+bool uvt_guard_own_fds(UvtCore *core);
 
 /* wakeup.c: Python's signals reach a blocked poll.  start is called by a run
  * on the main thread, stop when that run ends; 0, or -1 with an exception. */

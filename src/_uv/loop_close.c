@@ -112,6 +112,9 @@ uvt_loop_free_core(UvtLoop *self)
         return;
     }
     uvt_fork_leave(self);
+    if (!core->forked && !uvt_guard_own_fds(core)) {
+        core->forked = true;    /* In this, too: libuv may not be called. */
+    }
     uvt_wakeup_free(self);
     self->core = NULL;
     if (core->forked) {
@@ -146,7 +149,17 @@ run_close_callbacks(UvtLoop *self)
     return rc;
 }
 
-/* The child's end of the parent's loop: nobody is called. */
+/* The end of a loop that libuv may not be called for: nobody is called. */
+static void
+give_up(UvtLoop *self)
+{
+    uvt_loop_release_handles(self);
+    uvt_loop_free_core(self);
+    self->hooks = NULL;
+    Py_CLEAR(self->hooks_owner);
+}
+
+/* The child's end of the parent's loop. */
 static int
 close_in_child(UvtLoop *self)
 {
@@ -155,10 +168,7 @@ close_in_child(UvtLoop *self)
                         "Loop.close(): the loop is running");
         return -1;
     }
-    uvt_loop_release_handles(self);
-    uvt_loop_free_core(self);
-    self->hooks = NULL;
-    Py_CLEAR(self->hooks_owner);
+    give_up(self);
     return 0;
 }
 
@@ -206,6 +216,10 @@ uvt_loop_close(UvtLoop *self)
     if (check_close(self) < 0) {
         return -1;
     }
+    if (!uvt_guard_own_fds(self->core)) {
+        give_up(self);
+        return 0;
+    }
     for (box = self->core->boxes; box != NULL; box = box->next) {
         if (box->owner != NULL) {
             uvt_handle_close(box->owner);
@@ -229,6 +243,10 @@ uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
     }
     if (check_close(self) < 0) {
         return NULL;
+    }
+    if (!uvt_guard_own_fds(self->core)) {
+        give_up(self);
+        Py_RETURN_NONE;
     }
     for (UvtBox *box = self->core->boxes; box != NULL; box = box->next) {
         if (box->owner == NULL) {

@@ -95,6 +95,10 @@ uvt_loop_run_begin(UvtLoop *self)
                         "Loop.run(): the loop is running already");
         return -1;
     }
+    if (!uvt_guard_own_fds(self->core)) {
+        uvt_raise(self->st, UVT_EXC_UV, UV_EBADF, "uv_run");
+        return -1;
+    }
     self->thread_id = PyThread_get_thread_ident();
     if (uvt_wakeup_start(self) < 0) {
         self->thread_id = 0;
@@ -127,6 +131,10 @@ uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
     }
     if (core->forked) {
         uvt_fork_raise();
+        return -1;
+    }
+    if (core->lost) {
+        uvt_raise(self->st, UVT_EXC_UV, UV_EBADF, "uv_run");
         return -1;
     }
     return alive != 0;

@@ -113,7 +113,8 @@ wakeup_create(UvtLoop *self)
     wakeup->fds[1] = fds[1];
     wakeup->previous = -1;
     uvt_guard_fresh_fd(self->core, fds[0]);
-    rc = uv_poll_init(&self->core->uv, &wakeup->poll, fds[0]);
+    rc = self->core->lost ? UV_EBADF
+                          : uv_poll_init(&self->core->uv, &wakeup->poll, fds[0]);
     if (rc < 0) {
         close(fds[0]);
         close(fds[1]);
@@ -256,6 +257,9 @@ uvt_wakeup_free(UvtLoop *self)
         return;
     }
     self->wakeup = NULL;
+    if (self->core->lost) {
+        return;     /* Whose the numbers are by now, nobody can tell. */
+    }
     if (self->core->forked) {
         uvt_fork_close(wakeup->fds[0], S_IFIFO);
         uvt_fork_close(wakeup->fds[1], S_IFIFO);

@@ -192,3 +192,65 @@ def test_signals_wake_after_the_wakeup_descriptor_was_closed(loop, tmp_path, reu
             os.close(seen[0])
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+OWN = {
+    "epoll": "os.close(loop.fileno())",
+    "eventfd": "close('eventfd')",
+    "inotify": "close('inotify')",
+    "pipes": "close('pipe')",
+    "all": "os.closerange(3, 1000)",
+}
+
+
+@pytest.mark.parametrize("how", ["close", "collect"])
+@pytest.mark.parametrize(
+    ("what", "ran"),
+    # Nothing tells of an inotify that is gone, once it is watched.
+    [(what, ran) for what in OWN for ran in (False, True) if what != "inotify" or not ran],
+)
+def test_descriptors_of_the_loop_itself(what, ran, how):
+    """As programs do that become daemons: an exception, and other loops go on."""
+    code = textwrap.dedent("""
+        import gc, os, socket
+        from uvtulip import uv
+
+        def close(kind):
+            for fd in map(int, os.listdir("/proc/self/fd")):
+                try:
+                    if fd > 2 and kind in os.readlink(f"/proc/self/fd/{fd}"):
+                        os.close(fd)
+                except FileNotFoundError:
+                    pass
+
+        loop = uv.Loop()
+        server = uv.TCP(loop)
+        server.bind(("127.0.0.1", 0))
+        server.listen(print)
+        event = uv.FSEvent(loop)
+        event.start("/", 0, print)
+        uv.Timer(loop).start(lambda timer: loop.stop(), 0.01, 0.01)
+        if RAN:
+            loop.run()
+        WHAT
+        try:
+            loop.run()
+        except uv.error.UVError as exc:
+            assert exc.name == "EBADF", exc
+        else:
+            raise AssertionError("it ran")
+        # Its numbers may be the next one's.
+        other = uv.Loop()
+        uv.Timer(other).start(lambda timer: print("ticked"), 0.01, 0)
+        if HOW == "close":
+            for handle in loop.handles:
+                handle.close()
+            loop.close()
+        del loop, server, event
+        gc.collect()
+        other.run()
+        other.close()
+    """).replace("RAN", str(ran)).replace("WHAT", OWN[what]).replace("HOW", repr(how))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True,
+                          text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ticked\n", "")
