@@ -49,7 +49,7 @@ help:
 	interop      other people's servers, clients, frameworks on uvtulip
 	stress       the long tests
 	soak         the counts of leaks, over very many connections
-	fuzz         TLS over a wire that falsifies, random programs on the loop
+	fuzz         TLS over a wire that falsifies, random programs on loop and handles
 	bench        uvtulip against uvloop and asyncio
 	lint         ruff, mypy, stubtest and the checks of docs-free
 	symbols      exported symbols, and one shared libuv
@@ -158,6 +158,7 @@ $(VENV)/.programs: $(VENV)/.installed
 FUZZ_COUNT ?= 5000
 fuzz: setup
 	first=$$RANDOM$$RANDOM
+	$(BIN)/python tests/apifuzz.py --first $$first --count $(FUZZ_COUNT)
 	for backend in openssl memory-bio; do
 		$(BIN)/python -X faulthandler tests/tlsfuzz.py \
 			--first $$first --count $(FUZZ_COUNT) --backend $$backend
