@@ -292,8 +292,9 @@ async def pipes(world: World, dice: Dice) -> None:
         reading, writing = make()
         files = [open(reading, "rb", 0), open(writing, "wb", 0)]
         flow.trusted = what != 1  # A terminal changes the ends of lines.
-    for number, file in enumerate(files):
+    for file in files:
         os.set_blocking(file.fileno(), False)
+    for number, file in enumerate(files):
         flows = (flow, None) if number == 0 else (None, flow)
         connect = loop.connect_write_pipe if number else loop.connect_read_pipe
         if dice.chance(0.9):
@@ -304,6 +305,8 @@ async def pipes(world: World, dice: Dice) -> None:
 
 @job(1)
 async def process(world: World, dice: Dice) -> None:
+    if world.hostile:
+        return  # Who has lost its descriptor may close that which tells of the end.
     loop = world.loop
     line = Line(world)
     command = dice.odd(dice.choice(["cat", "true", "/nonexistent"]))

@@ -293,3 +293,17 @@ def close_descriptor(world: World, dice: Dice) -> None:
     else:
         sock = world.pick(world.socks, dice)
         os.dup2(sock.sock.fileno(), fd)
+
+
+@step(2)
+def use_raw_handle(world: World, dice: Dice) -> None:
+    """Anything of the handle that a transport or a server stands on."""
+    handle = world.line(dice).transport.get_extra_info("uv_handle")
+    if handle is None or not world.hostile or world.calm:
+        return
+    dice.junk = True
+    Flow.certain = False  # It may read, too.
+    names = [name for name in dir(handle) if name[0] != "_"]
+    found = getattr(handle, dice.choice([n for n in names if n != "set_blocking"]))
+    if callable(found):
+        found(*dice.choices([*JUNK, world.callback(dice)], k=dice.randrange(3)))

@@ -335,10 +335,7 @@ class World:
             late = [task for task in self.tasks if not task.done()] or [
                 line.transport
                 for line in self.lines
-                if line.transport
-                and not (line.lost or line.secured)
-                # The descriptor of a child may have been closed by a former owner.
-                and not (self.hostile and hasattr(line.transport, "get_pid"))
+                if line.transport and not (line.lost or line.secured)
             ]
         assert not late, late
 
