@@ -187,6 +187,7 @@ class Program:
         self.folder = folder
         self.fds: list[int] = []  # ours to close
         self.things: list[Any] = []  # handles, layers of TLS, requests
+        self.taken: list[Any] = []  # those that lost their descriptors
         self.ports = [0]
         self.errors: list[BaseException] = []
         self.depth = 0
@@ -390,7 +391,7 @@ class Program:
 
     def make_pair(self, loop: Loop) -> list[Any]:
         pair = [uv.Pipe(loop, self.rnd.random() < 0.3) for _ in range(2)]
-        self.fds += uv.socketpair()
+        self.fds += uv.socketpair(nonblock=True)
         for handle in pair:
             handle.open(self.fds[-1])  # Refused where another handle watches it.
             self.fds.pop()
@@ -517,8 +518,11 @@ class Program:
     def take_away(self) -> None:
         """Close a handle's descriptor, or put another file in its place."""
         handle = self.a_handle()
-        fd = handle.fileno() if hasattr(handle, "fileno") else -1
+        if handle in self.taken or not hasattr(handle, "fileno"):
+            return  # Its number may be that of what the loop itself has.
+        fd = handle.fileno()
         if fd > 2:
+            self.taken.append(handle)
             if self.fds and self.a_bool():
                 other = self.rnd.choice(self.fds)
                 os.set_blocking(other, False)
@@ -603,6 +607,7 @@ class Program:
             if not loop.closed:
                 self.close(loop)
         self.things.clear()
+        self.taken.clear()
         for fd in self.fds:
             try:
                 os.close(fd)

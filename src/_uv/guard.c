@@ -75,12 +75,13 @@ find_box(UvtCore *core, const uv__io_t *watcher)
 
 /* Closes a handle whose descriptor was closed by somebody else.  libuv closes
  * the number once more: when it has been given out again, its new owner gets
- * it back. */
+ * it back.  A device that nobody can watch is still the handle's own. */
 static void
 close_lost(UvtBox *box, int fd)
 {
+    bool own = box->owner != NULL && box->owner->unwatchable;
     int flags = fcntl(fd, F_GETFD);
-    int kept = flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int kept = own || flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (box->owner != NULL) {
         uvt_handle_close(box->owner);
     }

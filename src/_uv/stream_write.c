@@ -32,12 +32,16 @@ on_write(uv_write_t *req, int status)
     }
 }
 
-/* Leaves out the first n bytes, which are sent already. */
+/* Leaves out the first n bytes, which are sent already, and empty pieces at the end:
+ * for these libuv would wait until more can be sent. */
 static void
 skip_sent(const UvtBuffers *buffers, size_t n, uv_buf_t **iov, unsigned *count)
 {
     *iov = buffers->iov;
     *count = (unsigned)buffers->count;
+    while (*count > 1 && (*iov)[*count - 1].len == 0) {
+        (*count)--;
+    }
     while (*count > 1 && n >= (*iov)->len) {
         n -= (*iov)->len;
         (*iov)++;
@@ -120,6 +124,8 @@ uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
                         UvtHandle *sent)
 {
     Write *write = PyMem_Calloc(1, sizeof(Write));
+    uv_buf_t *iov;
+    unsigned count;
     int rc;
     if (write == NULL) {
         return PyErr_NoMemory();
@@ -139,14 +145,14 @@ uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
         PyMem_Free(write);
         return NULL;
     }
+    skip_sent(&write->buffers, 0, &iov, &count);
     write->base.data = &write->buffers;
     write->base.sent = Py_NewRef(sent);
     write->sent = sent->box;
     uvt_box_pin(write->sent);
     uvt_request_begin(&write->base, self, callback);
-    rc = uv_write2(&write->req, &self->box->uv.stream, write->buffers.iov,
-                   (unsigned)write->buffers.count, &sent->box->uv.stream,
-                   on_write);
+    rc = uv_write2(&write->req, &self->box->uv.stream, iov, count,
+                   &sent->box->uv.stream, on_write);
     if (rc < 0) {
         uvt_box_unpin(write->sent);
         uvt_request_cancel(&write->base);

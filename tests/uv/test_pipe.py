@@ -598,8 +598,16 @@ def test_device_that_is_never_full(loop):
             assert code_of(handle.start_read, print) == UV.UV_EPERM
         loop.run_checked()
         assert done == [(handle, None)]
+        # No waiting for what an empty piece at the end still needs.
+        handle.write([b"x", b""], lambda *args, done=done: done.append(args))
+        fd = handle.fileno()
+        loop.run_checked()
+        assert done[1:] == [(handle, None)]
+        assert not handle.closed
         handle.close()
-    loop.run_checked()
+        loop.run_checked()
+        with pytest.raises(OSError):
+            os.fstat(fd)
 
 
 def test_open_refuses(loop, path):
