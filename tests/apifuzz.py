@@ -586,6 +586,8 @@ class Program:
             loop.run(mode)
         except (KeyboardInterrupt, Boom):
             pass  # A callback's; Boom where something has replaced the hook.
+        except uv.error.UVError:
+            assert self.adversary  # The loop has lost descriptors of its own.
         finally:
             if not guard.closed:
                 guard.close()

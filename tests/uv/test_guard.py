@@ -163,7 +163,12 @@ def test_a_handle_does_not_evict_itself(loop):
 @pytest.mark.parametrize("reused", [False, True])
 def test_signals_wake_after_the_wakeup_descriptor_was_closed(loop, tmp_path, reused):
     seen = []
-    before = signal.signal(signal.SIGALRM, lambda *args: (seen.append(args), loop.stop()))
+
+    def on_alarm(*args):
+        seen.append(args)
+        loop.stop()
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
 
     def find(check):
         fd = signal.set_wakeup_fd(-1)
@@ -201,13 +206,14 @@ OWN = {
     "pipes": "close('pipe')",
     "all": "os.closerange(3, 1000)",
 }
+WATCHED = ("inotify", True)
 
 
 @pytest.mark.parametrize("how", ["close", "collect"])
 @pytest.mark.parametrize(
     ("what", "ran"),
     # Nothing tells of an inotify that is gone, once it is watched.
-    [(what, ran) for what in OWN for ran in (False, True) if what != "inotify" or not ran],
+    [(what, ran) for what in OWN for ran in (False, True) if (what, ran) != WATCHED],
 )
 def test_descriptors_of_the_loop_itself(what, ran, how):
     """As programs do that become daemons: an exception, and other loops go on."""
