@@ -1,7 +1,8 @@
 /* Keeps libuv from abort().  It aborts when epoll refuses a descriptor in the
  * poll: one that was closed, or closed and reused, behind the back of the handle
- * that watches it.  So each descriptor that is new to the next
- * poll is looked at before, on the loop's thread, attached.
+ * that watches it.  So each descriptor that the next poll is to watch in another
+ * way is looked at before, on the loop's thread, attached; and those that libuv has
+ * for itself when a run begins and before the loop is freed.
  *
  * libuv offers no list of them: the queue of watchers and the table by
  * descriptor are read from its uv_loop_t, where the public header declares
