@@ -38,7 +38,7 @@ class Loop(_Base):
 
 Loop._own_methods()
 
-# module and class: the methods to be called from elsewhere.
+# module and class: all methods, as asyncio's own tests call private ones, too.
 _LATER = {
     ("sockops", "SocketLoop"): (
         "sock_accept",
@@ -50,11 +50,37 @@ _LATER = {
         "sock_sendall",
         "sock_sendto",
     ),
-    ("unix", "UnixLoop"): ("create_unix_connection", "create_unix_server"),
-    ("datagram", "DatagramLoop"): ("create_datagram_endpoint",),
-    ("pipes", "PipeLoop"): ("connect_read_pipe", "connect_write_pipe"),
-    ("subprocesses", "SubprocessLoop"): ("subprocess_exec", "subprocess_shell"),
-    ("sendfile", "SendfileLoop"): ("sendfile", "sock_sendfile"),
+    ("unix", "UnixLoop"): (
+        "_connect_unix",
+        "create_unix_connection",
+        "create_unix_server",
+    ),
+    ("datagram", "DatagramLoop"): (
+        "_adopt_datagrams",
+        "_first_endpoint",
+        "_resolve_pair",
+        "_start_datagrams",
+        "create_datagram_endpoint",
+    ),
+    ("pipes", "PipeLoop"): (
+        "_pipe_handle",
+        "connect_read_pipe",
+        "connect_write_pipe",
+    ),
+    ("subprocesses", "SubprocessLoop"): (
+        "_start_child",
+        "subprocess_exec",
+        "subprocess_shell",
+    ),
+    ("sendfile", "SendfileLoop"): (
+        "_copy",
+        "_sendfile_fallback",
+        "_sendfile_native",
+        "_sock_sendfile_fallback",
+        "_sock_sendfile_native",
+        "sendfile",
+        "sock_sendfile",
+    ),
     ("tls", "TLSLoop"): ("start_tls",),
 }
 
@@ -77,10 +103,8 @@ def _move_in(module: str, home: str) -> None:
 
     source = getattr(import_module(f".{module}", __package__), home)
     for name, value in vars(source).items():
-        if not name.startswith("__"):
-            present = vars(Loop).get(name)
-            if present is None or isinstance(present, _Later):
-                setattr(Loop, name, value)
+        if isinstance(vars(Loop).get(name), _Later):
+            setattr(Loop, name, value)
 
 
 for (_module, _home), _names in _LATER.items():
