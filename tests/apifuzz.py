@@ -22,7 +22,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tlssupport import client_context, server_context
@@ -164,7 +163,6 @@ JUNK = [
     [],
     {},
     ...,
-    (),
 ]
 HOSTS = ["127.0.0.1", "::1", "0.0.0.0", "::", "localhost", "300.0.0.1", "fe80::1%lo"]
 NUMBERS = [0, 1, 2, 3, 4, 5, 7, 8, 15, 255, 511, -1, 65535, 2**31 - 1]
@@ -726,5 +724,5 @@ if __name__ == "__main__":
         for failure in batches(seeds, arguments.jobs):
             failed = True
             print(failure, flush=True)
-        print(f"{len(seeds)} programs", Path(__file__).stem)
+        print(f"{len(seeds)} programs")
         sys.exit(failed)

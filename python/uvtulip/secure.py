@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ._transports import EventLoop
 
-    _SSL = ssl_module.SSLContext | bool | None
-
 
 def _timeout(name: str, value: float | None, default: float) -> float:
     if value is None:

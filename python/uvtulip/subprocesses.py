@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import IO, Any, TypeVar
 
-
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
     _Args = str | bytes | tuple[Any, ...]
     _Connect = Callable[[Callable[[], asyncio.BaseProtocol], Any], Awaitable[object]]

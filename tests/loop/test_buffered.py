@@ -277,16 +277,22 @@ def test_from_protocol_to_buffered_and_back():
     run(main())
 
 
+class Leaves(Buffered):
+    """Puts another protocol in its place when it is asked for its memory."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def get_buffer(self, sizehint):
+        self.transport.set_protocol(self.other)
+        return self.buffer
+
+
 def test_protocol_changed_inside_get_buffer():
     async def main():
         last = Events()
-
-        class Changes(Buffered):
-            def get_buffer(self, sizehint):
-                self.transport.set_protocol(last)
-                return self.buffer
-
-        _, peer = await connect(Changes())
+        _, peer = await connect(Leaves(last))
         with peer:
             await peer.send(b"x" * 250)
             assert await last.until(250) == b"x" * 250
@@ -298,13 +304,7 @@ def test_protocol_changed_inside_get_buffer():
 def test_another_buffered_protocol_inside_get_buffer():
     async def main():
         last = Buffered(100)
-
-        class Changes(Buffered):
-            def get_buffer(self, sizehint):
-                self.transport.set_protocol(last)
-                return self.buffer
-
-        _, peer = await connect(Changes())
+        _, peer = await connect(Leaves(last))
         with peer:
             await peer.send(b"x" * 250)
             await last.until(250)
