@@ -269,6 +269,7 @@ PyObject *
 tulip_loop_py_literal_addrinfo(TulipLoop *self, PyObject *const *args,
                                Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipHints asked;
     struct addrinfo info = {0};
     struct sockaddr_storage address;

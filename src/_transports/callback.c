@@ -57,10 +57,10 @@ allocate(TulipLoop *loop, PyTypeObject *tp)
     self->source_traceback = NULL;
     self->repr = NULL;
     self->nargs = 0;
-    self->cancelled = false;
+    atomic_init(&self->cancelled, false);
     self->running = false;
     self->tracked = false;
-    self->scheduled = false;
+    atomic_init(&self->scheduled, false);
     return self;
 }
 
@@ -278,6 +278,24 @@ keep_repr(TulipCallback *self)
     return 0;
 }
 
+/* Another thread that runs the loop may be at the heap: then the handle stays in it
+ * until its time, empty. */
+static void
+leave_heap(TulipCallback *self)
+{
+    TulipLoop *loop = self->loop;
+#ifdef Py_GIL_DISABLED
+    unsigned long running = loop->thread_id;
+    if (running != 0 && running != PyThread_get_thread_ident()) {
+        return;
+    }
+#endif
+    UVT_LOCKED(loop->lock);
+    if (self->scheduled) {
+        tulip_timers_remove(&loop->timers, self);
+    }
+}
+
 int
 tulip_callback_cancel(TulipCallback *self)
 {
@@ -294,7 +312,7 @@ tulip_callback_cancel(TulipCallback *self)
     idle = !self->running;
     Py_END_CRITICAL_SECTION();
     if (fresh && self->scheduled) {
-        tulip_timers_remove(&self->loop->timers, self);
+        leave_heap(self);
     }
     if (fresh && idle) {
         tulip_callback_drop(self);

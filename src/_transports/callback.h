@@ -30,10 +30,10 @@ typedef struct TulipCallback {
     PyObject *source_traceback; /* debug mode, or NULL */
     PyObject *repr;             /* debug mode: from before the cancelling */
     uint32_t nargs;
-    bool cancelled;
+    _Atomic bool cancelled;
     bool running;               /* what it is called with has to stay */
     bool tracked;               /* by the collector */
-    bool scheduled;             /* timer: in the heap */
+    _Atomic bool scheduled;     /* timer: in the heap */
     /* Only of a TimerHandle: */
     double when;                /* as the caller gave it */
     Py_ssize_t heap_index;

@@ -270,6 +270,7 @@ datagram_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
                      "%.200s", Py_TYPE(extra)->tp_name);
         return NULL;
     }
+    UVT_LOCKED(tulip_lock((TulipLoop *)loop));
     if (!tulip_loop_check_open((TulipLoop *)loop)) {
         return NULL;
     }
@@ -337,6 +338,7 @@ datagram_traverse(TulipDatagram *self, visitproc visit, void *arg)
 static int
 datagram_clear(TulipDatagram *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     tulip_datagram_drop_queue(self);
     Py_CLEAR(self->receive);
     Py_CLEAR(self->protocol);
@@ -354,6 +356,7 @@ datagram_clear(TulipDatagram *self)
 static void
 datagram_finalize(TulipDatagram *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *raised;
     if ((self->flags & (TULIP_D_OPEN | TULIP_D_LOST_DONE)) != TULIP_D_OPEN) {
         return;
@@ -375,6 +378,7 @@ static void
 datagram_dealloc(TulipDatagram *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
         return;
     }
@@ -427,6 +431,7 @@ PyDoc_STRVAR(show_socket_doc,
 static PyObject *
 show_socket(TulipDatagram *self, PyObject *sock)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     tulip_show_socket(self->loop, &self->shown, sock);
     Py_RETURN_NONE;
 }
@@ -458,6 +463,7 @@ PyDoc_STRVAR(get_extra_info_doc,
 static PyObject *
 get_extra_info(TulipDatagram *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return tulip_get_extra_info((PyObject *)self, self->extra, ask_datagram, args,
                                 kwds);
 }
@@ -465,6 +471,7 @@ get_extra_info(TulipDatagram *self, PyObject *args, PyObject *kwds)
 static PyObject *
 datagram_repr(TulipDatagram *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *name = PyType_GetName(Py_TYPE(self)), *text;
     const char *state = "";
     char where[32] = "";
@@ -496,6 +503,7 @@ PyDoc_STRVAR(get_protocol_doc,
 static PyObject *
 get_protocol(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
 }
 
@@ -507,6 +515,7 @@ static PyObject *
 set_protocol(TulipDatagram *self, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *protocol = tulip_only_arg("set_protocol", "protocol", args, nargs,
                                         kwnames);
     if (protocol == NULL || !tulip_datagram_check_thread(self)) {

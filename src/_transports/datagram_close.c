@@ -180,6 +180,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 datagram_close(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
@@ -198,6 +199,7 @@ PyDoc_STRVAR(force_close_doc,
 static PyObject *
 force_close(TulipDatagram *self, PyObject *exc)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (!(self->flags & TULIP_D_LOST)
         && (!tulip_datagram_check_thread(self)
             || tulip_datagram_force_close(self, exc == Py_None ? NULL : exc)
@@ -215,6 +217,7 @@ PyDoc_STRVAR(abort_doc,
 static PyObject *
 datagram_abort(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
@@ -231,6 +234,7 @@ PyDoc_STRVAR(is_closing_doc,
 static PyObject *
 is_closing(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyBool_FromLong((self->flags & TULIP_D_CLOSING) != 0);
 }
 

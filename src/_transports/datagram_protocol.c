@@ -171,6 +171,7 @@ tulip_datagram_maybe_resume(TulipDatagram *self)
 static PyObject *
 set_limits(TulipDatagram *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (!tulip_parse_limits(args, kwds, &self->high, &self->low)) {
         return NULL;
     }
@@ -189,6 +190,7 @@ PyDoc_STRVAR(get_limits_doc,
 static PyObject *
 get_limits(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return Py_BuildValue("nn", (Py_ssize_t)self->low, (Py_ssize_t)self->high);
 }
 
@@ -200,6 +202,7 @@ PyDoc_STRVAR(get_size_doc,
 static PyObject *
 get_size(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (tulip_datagram_on_thread(self)) {
         tulip_datagram_flush(self);
     }

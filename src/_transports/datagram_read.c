@@ -337,6 +337,7 @@ PyDoc_STRVAR(pause_reading_doc,
 static PyObject *
 pause_reading(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->flags & (TULIP_D_CLOSING | TULIP_D_PAUSED)) {
         Py_RETURN_NONE;
     }
@@ -355,6 +356,7 @@ PyDoc_STRVAR(resume_reading_doc,
 static PyObject *
 resume_reading(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if ((self->flags & TULIP_D_CLOSING) || !(self->flags & TULIP_D_PAUSED)) {
         Py_RETURN_NONE;
     }
@@ -378,6 +380,7 @@ PyDoc_STRVAR(is_reading_doc,
 static PyObject *
 is_reading(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyBool_FromLong(
         !(self->flags & (TULIP_D_PAUSED | TULIP_D_CLOSING)));
 }

@@ -473,6 +473,7 @@ static PyObject *
 datagram_sendto(TulipDatagram *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *data = nargs > 0 ? args[0] : NULL;
     PyObject *addr = nargs > 1 ? args[1] : NULL;
     if (nargs > 2) {

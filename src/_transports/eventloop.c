@@ -63,6 +63,7 @@ loop_init(TulipLoop *self, PyObject *args, PyObject *kwds)
     if (self->uv_loop == NULL) {
         return -1;
     }
+    UVT_LOCK_KEEP(self->lock, api->loop_lock(self->uv_loop));
     self->uv = api->loop_uv(self->uv_loop);
     if (self->uv == NULL
         || api->loop_hooks(self->uv_loop, &tulip_loop_hooks,
@@ -128,6 +129,7 @@ drop_work(TulipLoop *self)
 static int
 loop_clear(TulipLoop *self)
 {
+    UVT_LOCKED(self->lock);
     tulip_loop_set_closed(self);
     self->uv = NULL;
     drop_work(self);
@@ -150,6 +152,7 @@ loop_dealloc(TulipLoop *self)
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
         return;
     }
+    UVT_LOCKED(self->lock);
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
@@ -161,6 +164,7 @@ loop_dealloc(TulipLoop *self)
     PyMem_Free(self->fd_marks);
     Py_CLEAR(self->callback_type);
     Py_CLEAR(self->timer_type);
+    UVT_LOCK_DROP(self->lock);
     tp->tp_free(self);
     Py_DECREF(tp);
 }
@@ -176,6 +180,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 loop_close(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     int rc;
     if (self->thread_id != 0) {
         PyErr_SetString(PyExc_RuntimeError,
@@ -275,6 +280,7 @@ PyDoc_STRVAR(set_debug_doc,
 static PyObject *
 loop_set_debug(TulipLoop *self, PyObject *enabled)
 {
+    UVT_LOCKED(self->lock);
     int debug = PyObject_IsTrue(enabled);
     if (debug < 0) {
         return NULL;
@@ -290,6 +296,7 @@ PyDoc_STRVAR(check_closed_doc,
 static PyObject *
 loop_check_closed(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return tulip_loop_check_open(self) ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -308,6 +315,7 @@ loop_check_thread(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 loop_get_ready(TulipLoop *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return tulip_ring_list(&self->ready);
 }
 

@@ -17,14 +17,15 @@ struct TulipLookups;
 typedef struct TulipLoop {
     PyObject_HEAD
     TulipState *st;                 /* borrowed, through the type */
+    UVT_LOCK_MEMBER(lock)           /* the raw loop's; strong since init */
     PyTypeObject *callback_type;    /* strong: of the free memory, too */
     PyTypeObject *timer_type;       /* strong */
     TulipCallback *free;            /* memory for new handles, a list */
     int free_count;
     bool stopping;
-    bool closed;
+    _Atomic bool closed;
     bool forked;                    /* it is the parent process's; so closed */
-    bool debug;
+    _Atomic bool debug;
     bool polling;                   /* the poll may block right now */
     bool due;                       /* the deadline fired in this turn */
     TulipRing ready;                /* callbacks of this and the next turn */
@@ -60,7 +61,7 @@ typedef struct TulipLoop {
     size_t most_ready;              /* the longest batch so far */
     int64_t slowest;                /* of the callbacks timed so far, ns */
     PyObject *slowest_name;         /* str; NULL: none was timed */
-    unsigned long thread_id;        /* of the running thread; 0: not running */
+    _Atomic unsigned long thread_id;    /* of the running thread, or 0 */
 #ifdef Py_GIL_DISABLED
     PyMutex inbox_lock;             /* for inbox, polling, closed, wakeup_uv */
 #endif
@@ -70,6 +71,15 @@ typedef struct TulipLoop {
     PyObject *dict;
     PyObject *weakrefs;
 } TulipLoop;
+
+/* What is locked for what belongs to the loop, which is NULL before an __init__. */
+#ifdef Py_GIL_DISABLED
+UVT_BORROWED static inline PyObject *
+tulip_lock(const TulipLoop *loop)
+{
+    return loop != NULL ? loop->lock : NULL;
+}
+#endif
 
 /* ---- guards.c ---- */
 

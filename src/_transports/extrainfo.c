@@ -56,6 +56,7 @@ PyDoc_STRVAR(show_socket_doc,
 static PyObject *
 stream_show_socket(TulipStream *self, PyObject *sock)
 {
+    UVT_LOCKED(self->loop->lock);
     TulipRare *rare = tulip_stream_rare(self);
     if (rare == NULL) {
         return NULL;
@@ -148,6 +149,7 @@ PyObject *
 tulip_stream_get_extra_info(TulipStream *self, PyObject *args,
                             PyObject *kwds)
 {
+    UVT_LOCKED(self->loop->lock);
     return tulip_get_extra_info((PyObject *)self, self->extra, ask_stream, args,
                                 kwds);
 }
@@ -168,6 +170,7 @@ state_name(const TulipStream *self)
 PyObject *
 tulip_stream_repr(TulipStream *self)
 {
+    UVT_LOCKED(self->loop->lock);
     PyObject *name = PyType_GetName(Py_TYPE(self)), *text;
     char fd_text[32] = "", reading[32] = "", writing[64] = "";
     uv_os_fd_t fd;

@@ -134,6 +134,7 @@ const char tulip_set_limits_doc[] =
 static PyObject *
 set_limits(TulipStream *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(self->loop->lock);
     TulipRare *rare = tulip_stream_rare(self);
     if (rare == NULL
         || !tulip_parse_limits(args, kwds, &rare->high, &rare->low)) {
@@ -152,6 +153,7 @@ PyDoc_STRVAR(get_limits_doc,
 static PyObject *
 get_limits(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     return Py_BuildValue("nn", (Py_ssize_t)low_water(self),
                          (Py_ssize_t)tulip_stream_high(self));
 }
@@ -163,6 +165,7 @@ PyDoc_STRVAR(get_size_doc,
 static PyObject *
 get_size(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if (self->queued > 0 && tulip_stream_on_thread(self)) {
         tulip_stream_flush(self);
     }
@@ -172,6 +175,7 @@ get_size(TulipStream *self, PyObject *Py_UNUSED(ignored))
 PyObject *
 tulip_stream_get_paused(TulipStream *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->loop->lock);
     return PyBool_FromLong(self->flags & TULIP_WRITING_PAUSED);
 }
 

@@ -157,11 +157,12 @@ end(TulipCallback *self, bool nested)
 {
     bool drop;
     Py_BEGIN_CRITICAL_SECTION(self);
-    self->running = nested;
     drop = self->cancelled && !nested;
+    self->running = nested || drop;     /* so it looks empty until it is */
     Py_END_CRITICAL_SECTION();
     if (drop) {
         tulip_callback_drop(self);
+        self->running = false;
     }
 }
 
@@ -254,7 +255,9 @@ tulip_loop_run_ready(TulipLoop *self, size_t count)
         self->most_ready = count;
     }
     for (; count > 0 && rc == 0; count--) {
-        TulipCallback *handle = tulip_ring_pop(&self->ready);
+        TulipCallback *handle;
+        UVT_YIELD(self->lock);
+        handle = tulip_ring_pop(&self->ready);
         if (!handle->cancelled) {
             rc = self->watched ? run_watched(self, handle)
                                : tulip_callback_run(handle);

@@ -453,6 +453,7 @@ tulip_lookup_end(TulipLoop *loop)
 static PyObject *
 loop_lookup(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipHints asked;
     TulipLookups *pool;
     Query *query;
@@ -498,6 +499,7 @@ loop_lookup(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 forget_lookup(TulipLoop *self, PyObject *future)
 {
+    UVT_LOCKED(self->lock);
     TulipLookups *pool = self->lookups;
     Query *query = pool != NULL ? pool->asked : NULL;
     while (query != NULL && query->future != future) {

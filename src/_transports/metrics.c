@@ -69,6 +69,7 @@ PyDoc_STRVAR(metrics_doc,
 static PyObject *
 loop_metrics(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     UvtLoopMetrics raw;
     self->st->uv->loop_metrics(self->uv_loop, &raw);
     return Py_BuildValue(
@@ -89,6 +90,7 @@ PyDoc_STRVAR(time_callbacks_doc,
 static PyObject *
 loop_time_callbacks(TulipLoop *self, PyObject *enabled)
 {
+    UVT_LOCKED(self->lock);
     int timing = PyObject_IsTrue(enabled);
     if (timing < 0) {
         return NULL;

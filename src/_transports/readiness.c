@@ -475,6 +475,7 @@ PyObject *
 tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     return as_none(add_callback(self, "add_reader", args, nargs, kwnames,
                                 UV_READABLE));
 }
@@ -483,6 +484,7 @@ PyObject *
 tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     return as_none(add_callback(self, "add_writer", args, nargs, kwnames,
                                 UV_WRITABLE));
 }
@@ -495,6 +497,7 @@ static PyObject *
 private_add_reader(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     return add_callback(self, "_add_reader", args, nargs, kwnames, UV_READABLE);
 }
 
@@ -502,6 +505,7 @@ static PyObject *
 private_add_writer(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     return add_callback(self, "_add_writer", args, nargs, kwnames, UV_WRITABLE);
 }
 
@@ -509,6 +513,7 @@ PyObject *
 tulip_loop_py_remove_reader(TulipLoop *self, PyObject *const *args,
                             Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     return remove_callback(
         self, tulip_only_arg("remove_reader", "fd", args, nargs, kwnames),
         UV_READABLE);
@@ -518,6 +523,7 @@ PyObject *
 tulip_loop_py_remove_writer(TulipLoop *self, PyObject *const *args,
                             Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     return remove_callback(
         self, tulip_only_arg("remove_writer", "fd", args, nargs, kwnames),
         UV_WRITABLE);

@@ -120,6 +120,7 @@ PyObject *
 tulip_loop_py_call_soon(TulipLoop *self, PyObject *const *args,
                         Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     TulipCall call;
     TulipCallback *handle;
     if (!tulip_bind(self, "call_soon", NULL, args, nargs, kwnames, &call)

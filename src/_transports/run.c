@@ -209,6 +209,7 @@ first_turn(TulipLoop *self)
 PyObject *
 tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     const UvtCAPI *api = self->st->uv;
     int rc;
 
@@ -246,6 +247,7 @@ tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 PyObject *
 tulip_loop_stop(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     self->stopping = true;
     tulip_loop_wake(self);
     Py_RETURN_NONE;

@@ -74,6 +74,7 @@ PyDoc_STRVAR(begin_doc,
 static PyObject *
 begin(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     PyObject *future;
     if (!tulip_stream_check_thread(self)
         || !tulip_stream_check_no_sendfile(self)
@@ -104,6 +105,7 @@ PyDoc_STRVAR(fileno_doc,
 static PyObject *
 get_fileno(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     uv_os_fd_t fd;
     if (self->uv == NULL || (self->flags & TULIP_LOST)
         || uv_fileno((uv_handle_t *)self->uv, &fd) < 0) {
@@ -125,6 +127,7 @@ PyDoc_STRVAR(wait_doc,
 static PyObject *
 wait_writable(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     PyObject *number = get_fileno(self, NULL), *future;
     int fd;
     if (number == NULL || tulip_stream_rare(self) == NULL) {
@@ -147,6 +150,7 @@ PyDoc_STRVAR(end_doc,
 static PyObject *
 end(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     self->flags &= ~(unsigned)TULIP_SENDFILE;
     if (self->rare != NULL) {
         Py_CLEAR(self->rare->waiter);

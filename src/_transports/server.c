@@ -77,6 +77,7 @@ PyDoc_STRVAR(start_doc,
 static PyObject *
 server_start(TulipServer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->serving) {
         Py_RETURN_NONE;
     }
@@ -108,6 +109,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 server_stop(TulipServer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     self->stopped = true;
     server_stop_all(self);
     Py_RETURN_NONE;
@@ -118,6 +120,7 @@ PyDoc_STRVAR(listen_again_doc, "_listen_again($self, index, /)\n--\n\nEnd a rest
 static PyObject *
 server_listen_again(TulipServer *self, PyObject *arg)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     Py_ssize_t index = PyNumber_AsSsize_t(arg, PyExc_IndexError);
     if (index == -1 && PyErr_Occurred()) {
         return NULL;
@@ -141,6 +144,7 @@ PyDoc_STRVAR(attach_doc,
 static PyObject *
 server_attach(TulipServer *self, PyObject *Py_UNUSED(args))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     self->active++;
     Py_RETURN_NONE;
 }
@@ -151,6 +155,7 @@ PyDoc_STRVAR(detach_doc,
 static PyObject *
 server_detach(TulipServer *self, PyObject *Py_UNUSED(args))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->active <= 0) {
         PyErr_SetString(PyExc_RuntimeError, "_detach() without _attach()");
         return NULL;
@@ -175,6 +180,7 @@ PyDoc_STRVAR(clients_doc, "_clients($self, /)\n--\n\nThe open transports, as a l
 static PyObject *
 server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *list = PyList_New(0);
     TulipStream *stream;
     if (list == NULL) {
@@ -192,6 +198,7 @@ server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 server_get_handles(TulipServer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *list = PyList_New(0);
     if (list == NULL) {
         return NULL;
@@ -209,18 +216,21 @@ server_get_handles(TulipServer *self, void *Py_UNUSED(closure))
 static PyObject *
 server_get_active(TulipServer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyLong_FromSsize_t(self->active);
 }
 
 static PyObject *
 server_get_serving(TulipServer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyBool_FromLong(self->serving);
 }
 
 static PyObject *
 server_get_loop(TulipServer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return Py_NewRef((PyObject *)self->loop);
 }
 
@@ -251,6 +261,7 @@ server_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         PyErr_SetString(PyExc_TypeError, "protocol_factory must be callable");
         return NULL;
     }
+    UVT_LOCKED(tulip_lock((TulipLoop *)loop));
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(handles); i++) {
         if (tulip_stream_uv(st->uv, PyList_GET_ITEM(handles, i)) == NULL) {
             return NULL;
@@ -310,6 +321,7 @@ server_traverse(TulipServer *self, visitproc visit, void *arg)
 static int
 server_clear(TulipServer *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     server_stop_all(self);
     Py_CLEAR(self->factory);
     Py_CLEAR(self->dict);
@@ -320,6 +332,7 @@ static void
 server_dealloc(TulipServer *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);

@@ -109,6 +109,7 @@ PyObject *
 tulip_loop_py_sock_recv(TulipLoop *self, PyObject *const *args,
                         Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     size_t size;
     if (!tulip_sock_parse(self, "sock_recv", args, nargs, 2, &sock)) {
@@ -125,6 +126,7 @@ PyObject *
 tulip_loop_py_sock_recv_into(TulipLoop *self, PyObject *const *args,
                              Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     if (!tulip_sock_parse(self, "sock_recv_into", args, nargs, 2, &sock)) {
         return NULL;
@@ -142,6 +144,7 @@ PyObject *
 tulip_loop_py_sock_recvfrom(TulipLoop *self, PyObject *const *args,
                             Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     size_t size;
     if (!tulip_sock_parse(self, "sock_recvfrom", args, nargs, 2, &sock)) {
@@ -159,6 +162,7 @@ PyObject *
 tulip_loop_py_sock_recvfrom_into(TulipLoop *self, PyObject *const *args,
                                  Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     size_t size;
     if (!tulip_sock_parse(self, "sock_recvfrom_into", args, nargs, 3, &sock)) {
@@ -230,6 +234,7 @@ PyObject *
 tulip_loop_py_sock_send(TulipLoop *self, PyObject *const *args,
                         Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     Py_buffer view;
     Py_ssize_t sent, size;

@@ -196,6 +196,7 @@ PyDoc_STRVAR(sendto_doc,
 static PyObject *
 sock_sendto(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     if (!tulip_sock_parse(self, "sock_sendto", args, nargs, 3, &sock)) {
         return NULL;
@@ -233,6 +234,7 @@ PyDoc_STRVAR(accept_doc,
 static PyObject *
 sock_accept(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     TulipSender peer;
     PyObject *result;
@@ -278,6 +280,7 @@ PyDoc_STRVAR(check_doc,
 static PyObject *
 sock_check(TulipLoop *self, PyObject *obj)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     return check_sock(self, obj, &sock) ? Py_NewRef(Py_None) : NULL;
 }
@@ -291,6 +294,7 @@ PyDoc_STRVAR(wait_doc,
 static PyObject *
 sock_wait(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     TulipSock sock;
     int writable;
     if (!tulip_sock_parse(self, "sock_wait", args, nargs, 2, &sock)) {

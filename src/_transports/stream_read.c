@@ -494,6 +494,7 @@ PyDoc_STRVAR(pause_reading_doc,
 static PyObject *
 stream_pause_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if (self->flags & (TULIP_CLOSING | TULIP_PAUSED)) {
         Py_RETURN_NONE;
     }
@@ -513,6 +514,7 @@ PyDoc_STRVAR(resume_reading_doc,
 static PyObject *
 stream_resume_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if ((self->flags & TULIP_CLOSING) || !(self->flags & TULIP_PAUSED)) {
         Py_RETURN_NONE;
     }
@@ -531,6 +533,7 @@ PyDoc_STRVAR(is_reading_doc,
 static PyObject *
 stream_is_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     return PyBool_FromLong(!(self->flags & (TULIP_CLOSING | TULIP_PAUSED)));
 }
 

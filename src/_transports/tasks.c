@@ -18,6 +18,7 @@ loop_kwargs(TulipLoop *self)
 PyObject *
 tulip_loop_py_create_future(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     PyObject *kwargs;
     if (self->closed) {
         /* A cached dict would keep a closed loop alive. */
@@ -169,6 +170,7 @@ PyObject *
 tulip_loop_py_create_task(TulipLoop *self, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
     PyObject *coro, *kwargs, *task = NULL;
 
@@ -218,6 +220,7 @@ PyObject *
 tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *const *args,
                                Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     PyObject *factory = tulip_only_arg("set_task_factory", "factory", args, nargs,
                                        kwnames);
     if (factory == NULL) {
@@ -235,5 +238,6 @@ tulip_loop_py_set_task_factory(TulipLoop *self, PyObject *const *args,
 PyObject *
 tulip_loop_py_get_task_factory(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return Py_NewRef(self->task_factory != NULL ? self->task_factory : Py_None);
 }

@@ -223,6 +223,7 @@ tulip_loop_py_call_soon_threadsafe(TulipLoop *self, PyObject *const *args,
 PyObject *
 tulip_loop_py_set_signal_hook(TulipLoop *self, PyObject *hook)
 {
+    UVT_LOCKED(self->lock);
     tulip_loop_set_hook(&self->signal_hook, hook);
     Py_RETURN_NONE;
 }

@@ -93,7 +93,7 @@ tulip_timers_push(TulipTimers *self, TulipCallback *timer, int64_t deadline)
         return -1;
     }
     timer->sequence = self->sequence++;
-    timer->scheduled = true;
+    atomic_store_explicit(&timer->scheduled, true, memory_order_relaxed);
     sift_up(self, self->count++, item);
     return 0;
 }
@@ -103,7 +103,8 @@ static void
 take_out(TulipTimers *self, Py_ssize_t index)
 {
     TulipTimerItem last = self->items[--self->count];
-    self->items[index].timer->scheduled = false;
+    atomic_store_explicit(&self->items[index].timer->scheduled, false,
+                          memory_order_relaxed);
     if (index < self->count) {
         if (index > 0 && before(&last, &self->items[(index - 1) / FANOUT])) {
             sift_up(self, index, last);
@@ -326,6 +327,7 @@ PyObject *
 tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     TulipCall call;
     double delay;
     if (!tulip_bind(self, "call_later", "delay", args, nargs, kwnames, &call)) {
@@ -347,6 +349,7 @@ PyObject *
 tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     TulipCall call;
     double when;
     if (!tulip_bind(self, "call_at", "when", args, nargs, kwnames, &call)) {

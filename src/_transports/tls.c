@@ -89,8 +89,11 @@ tls_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         || !PyArg_ParseTupleAndKeywords(
             args, kwds, "O!OOOpOpddO:SSLTransport", names, st->loop_type, &loop,
             &protocol, &context, &waiter, &server_side, &hostname, &call_made,
-            &handshake_timeout, &shutdown_timeout, &session)
-        || !tulip_loop_check_open((TulipLoop *)loop)
+            &handshake_timeout, &shutdown_timeout, &session)) {
+        return NULL;
+    }
+    UVT_LOCKED(tulip_lock((TulipLoop *)loop));
+    if (!tulip_loop_check_open((TulipLoop *)loop)
         || uvt_tls_prepare(&st->tls) < 0) {
         return NULL;
     }
@@ -161,6 +164,7 @@ tls_traverse(TulipTLS *self, visitproc visit, void *arg)
 static int
 tls_clear(TulipTLS *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     self->phase = TULIP_TLS_LOST;
     self->flags |= TLS_CLOSED;
     self->stream = NULL;
@@ -179,6 +183,7 @@ static void
 tls_dealloc(TulipTLS *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
@@ -221,6 +226,7 @@ PyDoc_STRVAR(link_doc,
 static PyObject *
 tls_link(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return tulip_tls_link_new(self);
 }
 
@@ -231,6 +237,7 @@ PyDoc_STRVAR(feed_doc,
 static PyObject *
 tls_feed(TulipTLS *self, PyObject *data)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     Py_buffer view;
     if (!tulip_tls_check_thread(self)
         || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
@@ -252,6 +259,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 tls_close(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
@@ -269,6 +277,7 @@ PyDoc_STRVAR(force_close_doc,
 static PyObject *
 tls_force_close(TulipTLS *self, PyObject *exc)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -284,6 +293,7 @@ PyDoc_STRVAR(abort_doc,
 static PyObject *
 tls_abort(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
@@ -302,6 +312,7 @@ PyDoc_STRVAR(is_closing_doc,
 static PyObject *
 tls_is_closing(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyBool_FromLong((self->flags & TLS_CLOSED) != 0);
 }
 
@@ -312,6 +323,7 @@ PyDoc_STRVAR(get_protocol_doc,
 static PyObject *
 tls_get_protocol(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
 }
 
@@ -323,6 +335,7 @@ static PyObject *
 tls_set_protocol(TulipTLS *self, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *protocol = tulip_only_arg("set_protocol", "protocol", args, nargs,
                                         kwnames);
     if (protocol == NULL || !tulip_tls_check_thread(self)
@@ -357,6 +370,7 @@ static PyMethodDef tls_methods[] = {
 static PyObject *
 tls_get_paused(TulipTLS *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyBool_FromLong(self->flags & TLS_WRITING_PAUSED);
 }
 

@@ -99,6 +99,7 @@ typedef struct TulipTLS {
 typedef struct TulipTLSLink {
     PyObject_HEAD
     TulipTLS *tls;              /* NULL once lost */
+    UVT_LOCK_MEMBER(lock)       /* the loop's; strong */
 } TulipTLSLink;
 
 /* ---- tls.c ---- */

@@ -67,6 +67,7 @@ is_empty(PyObject *args, PyObject *kwds)
 static PyObject *
 set_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     size_t high = TULIP_TLS_HIGH_WATER, low = TULIP_TLS_HIGH_WATER / 4;
     if (!tulip_tls_check_thread(self)
         || (!is_empty(args, kwds)
@@ -93,6 +94,7 @@ PyDoc_STRVAR(get_limits_doc,
 static PyObject *
 get_limits(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return Py_BuildValue("nn", (Py_ssize_t)self->low, (Py_ssize_t)self->high);
 }
 
@@ -104,6 +106,7 @@ PyDoc_STRVAR(get_size_doc,
 static PyObject *
 get_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->waiting > 0 && self->stream != NULL
         && tulip_stream_on_thread(self->stream)) {
         tulip_stream_flush(self->stream);
@@ -122,6 +125,7 @@ PyDoc_STRVAR(set_read_limits_doc,
 static PyObject *
 set_read_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     size_t high = TULIP_TLS_READ_HIGH_WATER, low = TULIP_TLS_READ_HIGH_WATER / 4;
     if (!tulip_tls_check_thread(self)
         || (!is_empty(args, kwds)
@@ -140,6 +144,7 @@ PyDoc_STRVAR(get_read_limits_doc,
 static PyObject *
 get_read_limits(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return Py_BuildValue("nn", (Py_ssize_t)self->read_low,
                          (Py_ssize_t)self->read_high);
 }
@@ -151,6 +156,7 @@ PyDoc_STRVAR(get_read_size_doc,
 static PyObject *
 get_read_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyLong_FromSize_t(self->engine != NULL ? uvt_tls_unread(self->engine) : 0);
 }
 

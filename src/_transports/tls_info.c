@@ -68,6 +68,7 @@ ask_connected(TulipTLS *self, PyObject *name)
 PyObject *
 tulip_tls_get_extra_info(TulipTLS *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     static char *names[] = {"name", "default", NULL};
     PyObject *name, *fallback = Py_None, *found = NULL;
     if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|O:get_extra_info", names,
@@ -95,6 +96,7 @@ tulip_tls_get_extra_info(TulipTLS *self, PyObject *args, PyObject *kwds)
 PyObject *
 tulip_tls_repr(TulipTLS *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     static const char *const phases[] = {
         [TULIP_TLS_NEW] = "new",
         [TULIP_TLS_HANDSHAKE] = "handshake",

@@ -60,6 +60,7 @@ static PyObject *
 link_connection_made(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs,
                                                    PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     PyObject *transport = tulip_only_arg("connection_made", "transport", args, nargs, kwnames);
     TulipTLS *tls = self->tls;
     if (transport == NULL) {
@@ -77,6 +78,7 @@ static PyObject *
 link_connection_lost(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs,
      PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     PyObject *exc = tulip_only_arg("connection_lost", "exc", args, nargs, kwnames);
     TulipTLS *tls = self->tls;
     if (exc == NULL) {
@@ -94,6 +96,7 @@ static PyObject *
 link_data_received(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs,
      PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     PyObject *data = tulip_only_arg("data_received", "data", args, nargs, kwnames);
     TulipTLS *tls = self->tls;
     Py_buffer view;
@@ -113,6 +116,7 @@ link_data_received(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs,
 static PyObject *
 link_eof_received(TulipTLSLink *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     TulipTLS *tls = self->tls;
     if (tls == NULL) {
         Py_RETURN_FALSE;
@@ -126,6 +130,7 @@ link_eof_received(TulipTLSLink *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 link_pause_writing(TulipTLSLink *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (self->tls != NULL) {
         self->tls->flags |= TLS_FULL;
     }
@@ -135,6 +140,7 @@ link_pause_writing(TulipTLSLink *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 link_resume_writing(TulipTLSLink *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     TulipTLS *tls = self->tls;
     if (tls != NULL) {
         Py_INCREF(tls);
@@ -155,6 +161,7 @@ tulip_tls_link_new(TulipTLS *tls)
     TulipTLSLink *self = (TulipTLSLink *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->tls = (TulipTLS *)Py_NewRef(tls);
+        UVT_LOCK_KEEP(self->lock, tls->loop->lock);
     }
     return (PyObject *)self;
 }
@@ -170,6 +177,7 @@ link_traverse(TulipTLSLink *self, visitproc visit, void *arg)
 static int
 link_clear(TulipTLSLink *self)
 {
+    UVT_LOCKED(self->lock);
     Py_CLEAR(self->tls);
     return 0;
 }
@@ -180,6 +188,7 @@ link_dealloc(TulipTLSLink *self)
     PyTypeObject *tp = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     (void)link_clear(self);
+    UVT_LOCK_DROP(self->lock);
     tp->tp_free(self);
     Py_DECREF(tp);
 }
@@ -187,6 +196,7 @@ link_dealloc(TulipTLSLink *self)
 static PyObject *
 link_get_transport(TulipTLSLink *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return Py_NewRef(self->tls != NULL ? (PyObject *)self->tls : Py_None);
 }
 

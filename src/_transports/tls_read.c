@@ -327,6 +327,7 @@ PyDoc_STRVAR(pause_reading_doc,
 static PyObject *
 tls_pause_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -342,6 +343,7 @@ PyDoc_STRVAR(resume_reading_doc,
 static PyObject *
 tls_resume_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -360,6 +362,7 @@ PyDoc_STRVAR(is_reading_doc,
 static PyObject *
 tls_is_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     return PyBool_FromLong(!(self->flags & (TLS_PAUSED | TLS_CLOSED)));
 }
 

@@ -428,6 +428,7 @@ static PyObject *
 tls_write(TulipTLS *self, PyObject *const *args, Py_ssize_t nargs,
           PyObject *kwnames)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *data = tulip_only_arg("write", "data", args, nargs, kwnames);
     if (data == NULL) {
         return NULL;
@@ -483,6 +484,7 @@ static PyObject *
 tls_writelines(TulipTLS *self, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *list = tulip_only_arg("writelines", "list_of_data", args, nargs,
                                     kwnames);
     PyObject *tuple = list == NULL ? NULL : PySequence_Tuple(list);

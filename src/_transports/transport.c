@@ -209,6 +209,7 @@ tulip_stream_open(PyTypeObject *type, unsigned kind, const TulipOpening *args)
     TulipServer *server = (TulipServer *)args->server;
     PyObject *context;
     TulipStream *self;
+    UVT_LOCKED(tulip_lock(loop));
 
     if (args->extra != Py_None && !PyDict_Check(args->extra)) {
         PyErr_Format(PyExc_TypeError,
@@ -324,6 +325,7 @@ tulip_stream_traverse(TulipStream *self, visitproc visit, void *arg)
 int
 tulip_stream_clear(TulipStream *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     tulip_stream_release_view(self);
     tulip_stream_detach_socket(self);
     tulip_stream_forget_protocol(self);
@@ -341,6 +343,7 @@ tulip_stream_clear(TulipStream *self)
 void
 tulip_stream_finalize(TulipStream *self)
 {
+    UVT_LOCKED(tulip_lock(self->loop));
     PyObject *raised;
     if ((self->flags & (TULIP_OPEN | TULIP_LOST_DONE)) != TULIP_OPEN) {
         return;
@@ -363,6 +366,7 @@ void
 tulip_stream_dealloc(TulipStream *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
         return;
     }
@@ -393,6 +397,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 stream_close(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if (!(self->flags & TULIP_CLOSING) && !self->loop->forked
         && (!tulip_stream_check_thread(self)
             || tulip_stream_begin_close(self) < 0)) {
@@ -408,6 +413,7 @@ PyDoc_STRVAR(force_close_doc,
 static PyObject *
 stream_force_close(TulipStream *self, PyObject *exc)
 {
+    UVT_LOCKED(self->loop->lock);
     if (!(self->flags & TULIP_LOST) && !self->loop->forked
         && (!tulip_stream_check_thread(self)
             || tulip_stream_force_close(self, exc == Py_None ? NULL : exc) < 0)) {
@@ -424,6 +430,7 @@ PyDoc_STRVAR(abort_doc,
 static PyObject *
 stream_abort(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if (!(self->flags & TULIP_LOST) && tulip_stream_on_thread(self)) {
         /* What was written in this callback counts as written before. */
         tulip_stream_flush(self);
@@ -437,6 +444,7 @@ PyDoc_STRVAR(is_closing_doc,
 static PyObject *
 stream_is_closing(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     return PyBool_FromLong((self->flags & TULIP_CLOSING) != 0);
 }
 
@@ -447,6 +455,7 @@ PyDoc_STRVAR(get_protocol_doc,
 static PyObject *
 stream_get_protocol(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
 }
 
@@ -458,6 +467,7 @@ static PyObject *
 stream_set_protocol(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
 {
+    UVT_LOCKED(self->loop->lock);
     PyObject *protocol = tulip_only_arg("set_protocol", "protocol", args, nargs,
                                         kwnames);
     if (protocol == NULL || !tulip_stream_check_thread(self)

@@ -7,6 +7,7 @@
 #define TULIP_TRANSPORTSMODULE_H
 
 #include "../_uv/compat.h"
+#include "../_uv/locked.h"
 #include "../_uv/uv_capi.h"
 #include "../tls/engine.h"
 

@@ -136,6 +136,7 @@ static PyObject *
 stream_write(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
+    UVT_LOCKED(self->loop->lock);
     PyObject *data = tulip_only_arg("write", "data", args, nargs, kwnames);
     int rc;
     if (data == NULL || (!PyBytes_CheckExact(data) && !tulip_check_data(data))) {
@@ -235,6 +236,7 @@ static PyObject *
 stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
+    UVT_LOCKED(self->loop->lock);
     PyObject *list, *arg = tulip_only_arg("writelines", "list_of_data", args,
                                           nargs, kwnames);
     int rc = 0;
@@ -278,6 +280,7 @@ PyDoc_STRVAR(write_eof_doc,
 static PyObject *
 stream_write_eof(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if (self->flags & (TULIP_CLOSING | TULIP_EOF_SENT)) {
         Py_RETURN_NONE;
     }

@@ -2,10 +2,9 @@
  * the rest on the loop's.  An open Async is active all the time but not held by
  * its loop: the program keeps it.  The handle owns the callback.
  *
- * A send() cannot meet a close: both hold the GIL (which this module does not
- * declare to do without), send() gives it up nowhere between its look at the
- * box and the end of uv_async_send, and the box is freed by a close callback,
- * which attaches first.
+ * A send() cannot meet a close: both hold the GIL or the loop's lock, send() gives it
+ * up nowhere between its look at the box and the end of uv_async_send, and the box is
+ * freed by a close callback, which attaches first.
  */
 #include "args.h"
 #include "fork.h"
@@ -51,6 +50,7 @@ open_async(UvtHandle *self, PyObject *loop_arg, PyObject *callback)
 static int
 async_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "callback", NULL};
     PyObject *loop_arg, *callback = NULL;
 
@@ -82,6 +82,7 @@ PyDoc_STRVAR(send_doc,
 static PyObject *
 async_send(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     int rc;
     if (!self->initialised) {
         (void)!uvt_handle_check(self);      /* raises */

@@ -98,12 +98,17 @@ PyWeakref_GetRef(PyObject *ref, PyObject **result)
  * 3.14 it hangs, before it ends. */
 #define UVT_THREADS_HANG (PY_VERSION_HEX >= 0x030E0000)
 
+/* A critical section inside of one of the same lock costs nothing (3.14): Python
+ * looks whether the innermost is such a one. */
+#define UVT_SECTIONS_NEST (PY_VERSION_HEX >= 0x030E0000)
+
 /* The slots that say what a module is safe for.  Sub-interpreters with their
  * own GIL are declared from 3.13 on: before, the standard library itself was
  * not ready for them. */
 #if PY_VERSION_HEX >= 0x030D0000
 #define UVT_MODULE_SLOTS \
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED}, \
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #elif PY_VERSION_HEX >= 0x030C0000
 #define UVT_MODULE_SLOTS \
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED},

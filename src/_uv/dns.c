@@ -282,8 +282,11 @@ dns_getaddrinfo(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     PyObject *given[8], *callback, *result = NULL;
     if (!uvt_args_bind("getaddrinfo", args, nargs, kwnames, names, 8, 2, given)
         || !uvt_arg_callback("getaddrinfo", given[7], &callback)
-        || !take_hints(given + 3, &question.hints)
-        || !uvt_loop_check_arg(st, given[0])) {
+        || !take_hints(given + 3, &question.hints)) {
+        return NULL;
+    }
+    UVT_LOCKED(uvt_lock_of(st, given[0]));
+    if (!uvt_loop_check_arg(st, given[0])) {
         return NULL;
     }
     /* Encoding may run code that closes the loop. */
@@ -389,8 +392,11 @@ dns_getnameinfo(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
         || !uvt_arg_callback("getnameinfo", given[3], &callback)
         || (given[2] != NULL
             && !uvt_arg_int("getnameinfo", "flags", given[2], 0, INT_MAX, &flags))
-        || !uvt_sockaddr_parse("getnameinfo", given[1], &storage)
-        || !uvt_loop_check_arg(uvt_state(module), given[0])) {
+        || !uvt_sockaddr_parse("getnameinfo", given[1], &storage)) {
+        return NULL;
+    }
+    UVT_LOCKED(uvt_lock_of(uvt_state(module), given[0]));
+    if (!uvt_loop_check_arg(uvt_state(module), given[0])) {
         return NULL;
     }
     return callback != NULL

@@ -21,17 +21,20 @@ void
 uvt_fork_join(UvtLoop *loop)
 {
     UvtState *st = loop->st;
+    UVT_MUTEX_LOCK(st->mutex);
     loop->prev = NULL;
     loop->next = st->loops;
     if (loop->next != NULL) {
         loop->next->prev = loop;
     }
     st->loops = loop;
+    UVT_MUTEX_UNLOCK(st->mutex);
 }
 
 void
 uvt_fork_leave(UvtLoop *loop)
 {
+    UVT_MUTEX_LOCK(loop->st->mutex);
     if (loop->prev != NULL) {
         loop->prev->next = loop->next;
     }
@@ -42,6 +45,7 @@ uvt_fork_leave(UvtLoop *loop)
         loop->next->prev = loop->prev;
     }
     loop->prev = loop->next = NULL;
+    UVT_MUTEX_UNLOCK(loop->st->mutex);
 }
 
 /* ---- a fork inside of uv_run ---- */

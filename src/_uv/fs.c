@@ -193,6 +193,7 @@ uvt_fs_run(PyObject *module, const UvtFsOp *op, PyObject *const *args,
         return NULL;
     }
     if (callback != NULL) {
+        UVT_LOCKED(uvt_lock_of(st, given[0]));
         return uvt_loop_check_arg(st, given[0])
             ? run_later(st, op, (UvtLoop *)given[0], given + 1, callback)
             : NULL;
@@ -223,6 +224,7 @@ request_traverse(FsTask *self, visitproc visit, void *arg)
 static int
 request_clear(FsTask *self)
 {
+    UVT_LOCKED(self->base.loop->lock);
     Py_CLEAR(self->path);
     Py_CLEAR(self->result);
     Py_CLEAR(self->error);
@@ -238,18 +240,21 @@ or_none(PyObject *value)
 static PyObject *
 request_get_path(FsTask *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(((UvtTask *)self)->loop->lock);
     return or_none(self->path);
 }
 
 static PyObject *
 request_get_result(FsTask *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(((UvtTask *)self)->loop->lock);
     return or_none(self->result);
 }
 
 static PyObject *
 request_get_error(FsTask *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(((UvtTask *)self)->loop->lock);
     return or_none(self->error);
 }
 
@@ -260,6 +265,7 @@ PyDoc_STRVAR(system_error_doc,
 static PyObject *
 request_system_error(FsTask *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(((UvtTask *)self)->loop->lock);
     return self->error != NULL && self->error != Py_None
         ? PyNumber_Negative(self->error) : PyLong_FromLong(0);
 }

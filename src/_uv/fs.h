@@ -13,7 +13,7 @@
 typedef struct {
     PyObject_HEAD
     uv_dir_t *dir;                  /* NULL: closed */
-    bool busy;                      /* a request uses it */
+    _Atomic bool busy;              /* a request uses it */
     bool bytes;                     /* names are bytes, as its path was */
 } UvtDir;
 

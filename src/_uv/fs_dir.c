@@ -24,16 +24,16 @@ uvt_dir_take(UvtState *st, const char *call, PyObject *arg, UvtDir **out)
                      call, Py_TYPE(arg)->tp_name);
         return false;
     }
-    if (self->busy) {
+    if (atomic_exchange(&self->busy, true)) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s(): another request uses the directory", call);
         return false;
     }
     if (self->dir == NULL) {
+        self->busy = false;
         uvt_raise(st, UVT_EXC_FS, UV_EBADF, call);
         return false;
     }
-    self->busy = true;
     *out = (UvtDir *)Py_NewRef(self);
     return true;
 }
@@ -41,11 +41,11 @@ uvt_dir_take(UvtState *st, const char *call, PyObject *arg, UvtDir **out)
 void
 uvt_dir_give(UvtDir *self)
 {
-    self->busy = false;
     if (self->dir != NULL) {
         self->dir->dirents = NULL;
         self->dir->nentries = 0;
     }
+    self->busy = false;
     Py_DECREF(self);
 }
 

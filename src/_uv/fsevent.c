@@ -13,6 +13,7 @@
 static int
 fsevent_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", NULL};
     PyObject *loop_arg;
     UvtLoop *loop;
@@ -63,6 +64,7 @@ static PyObject *
 fsevent_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     static const char *const names[] = {"path", "flags", "callback"};
     PyObject *given[3], *path;
     int flags, rc;
@@ -98,6 +100,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 fsevent_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "FSEvent.stop")) {
         return NULL;
     }
@@ -116,6 +119,7 @@ get_path(UvtBox *box, char *buffer, size_t *size)
 static PyObject *
 fsevent_get_path(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return uvt_watched_path(self, get_path, "uv_fs_event_getpath");
 }
 

@@ -20,6 +20,7 @@ init_box(uv_loop_t *loop, UvtBox *box)
 static int
 fspoll_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", NULL};
     PyObject *loop_arg;
     UvtLoop *loop;
@@ -84,6 +85,7 @@ static PyObject *
 fspoll_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     static const char *const names[] = {"path", "interval", "callback"};
     PyObject *given[3], *path;
     uint64_t interval;
@@ -129,6 +131,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 fspoll_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "FSPoll.stop")) {
         return NULL;
     }
@@ -183,6 +186,7 @@ get_path(UvtBox *box, char *buffer, size_t *size)
 static PyObject *
 fspoll_get_path(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return uvt_watched_path(self, get_path, "uv_fs_poll_getpath");
 }
 

@@ -80,11 +80,13 @@ find_box(UvtCore *core, const uv__io_t *watcher)
 static void
 close_lost(UvtBox *box, int fd)
 {
-    bool own = box->owner != NULL && box->owner->unwatchable;
+    UvtHandle *owner = uvt_box_owner(box);
+    bool own = owner != NULL && owner->unwatchable;
     int flags = fcntl(fd, F_GETFD);
     int kept = own || flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (box->owner != NULL) {
-        uvt_handle_close(box->owner);
+    if (owner != NULL) {
+        uvt_handle_close(owner);
+        Py_DECREF(owner);
     }
     else {
         uvt_box_close(box);
@@ -114,6 +116,7 @@ static bool
 evict(UvtCore *core, const uv__io_t *watcher)
 {
     UvtBox *box = find_box(core, watcher);
+    UvtHandle *owner;
     if (box == NULL) {
         if (!uvt_wakeup_lost(core->owner, watcher)) {
             give_up(core, watcher);
@@ -125,8 +128,10 @@ evict(UvtCore *core, const uv__io_t *watcher)
     }
     if (box->uv.handle.type == UV_POLL) {
         uvt_poll_stop(&box->uv.poll);
-        if (box->owner != NULL) {
-            uvt_poll_lost(box->owner);
+        owner = uvt_box_owner(box);
+        if (owner != NULL) {
+            uvt_poll_lost(owner);
+            Py_DECREF(owner);
         }
     }
     else {

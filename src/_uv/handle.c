@@ -42,6 +42,27 @@ box_unlink(UvtCore *core, UvtBox *box)
     }
 }
 
+/* NULL without an exception when there is no memory. */
+static UvtBox *
+box_new(UvtHandle *owner, size_t size)
+{
+    UvtBox *box = PyMem_Calloc(1, offsetof(UvtBox, uv) + size);
+    if (box != NULL && !UVT_WEAK_NEW(box->weak, owner)) {
+        PyErr_Clear();
+        PyMem_Free(box);
+        box = NULL;
+    }
+    (void)owner;
+    return box;
+}
+
+static void
+box_free(UvtBox *box)
+{
+    UVT_LOCK_DROP(box->weak);
+    PyMem_Free(box);
+}
+
 static bool
 box_is_closing(const UvtBox *box)
 {
@@ -65,7 +86,7 @@ void
 uvt_box_unpin(UvtBox *box)
 {
     if (--box->pins == 0 && box->closed) {
-        PyMem_Free(box);
+        box_free(box);
     }
 }
 
@@ -87,7 +108,7 @@ uvt_on_closed(uv_handle_t *uv)
     box->owner = NULL;
     box->closed = true;
     if (box->pins == 0) {
-        PyMem_Free(box);
+        box_free(box);
     }
     if (self == NULL) {
         return;
@@ -182,11 +203,12 @@ uvt_handle_init_begin(UvtHandle *self, PyObject *loop_arg, uv_handle_type kind,
     if (!uvt_loop_check_arg(self->st, loop_arg)) {
         return false;
     }
-    self->box = PyMem_Calloc(1, offsetof(UvtBox, uv) + size);
+    self->box = box_new(self, size);
     if (self->box == NULL) {
         PyErr_NoMemory();
         return false;
     }
+    UVT_LOCK_KEEP(self->lock, loop->lock);
     self->kind = (unsigned char)kind;
     self->exc = (unsigned char)exc;
     *out = loop;
@@ -199,7 +221,7 @@ uvt_handle_init_done(UvtHandle *self, UvtLoop *loop, int rc, const char *call)
     UvtBox *box = self->box;
     if (rc < 0) {
         self->box = NULL;
-        PyMem_Free(box);
+        box_free(box);
         uvt_handle_raise(self, rc, call);
         return -1;
     }
@@ -215,14 +237,14 @@ int
 uvt_handle_renew(UvtHandle *self, size_t size, int (*init)(uv_loop_t *, UvtBox *))
 {
     UvtBox *old = self->box;
-    UvtBox *box = PyMem_Calloc(1, offsetof(UvtBox, uv) + size);
+    UvtBox *box = box_new(self, size);
     int rc;
     if (box == NULL) {
         return UV_ENOMEM;
     }
     rc = init(&self->loop->core->uv, box);
     if (rc < 0) {
-        PyMem_Free(box);
+        box_free(box);
         return rc;
     }
     if (!uv_has_ref(&old->uv.handle)) {
@@ -252,6 +274,7 @@ uvt_handle_traverse(UvtHandle *self, visitproc visit, void *arg)
 int
 uvt_handle_clear(UvtHandle *self)
 {
+    UVT_LOCKED(self->lock);
     uvt_requests_clear(self);
     self->consumer = NULL;
     Py_CLEAR(self->consumer_owner);
@@ -266,12 +289,14 @@ void
 uvt_handle_dealloc(UvtHandle *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
-    UvtBox *box = self->box;
+    UvtBox *box;
+    UVT_LOCKED(self->lock);
 
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
+    box = self->box;
     if (box != NULL) {
         /* The box frees itself in its close callback.  Another thread that
          * runs the loop closes it there, before it polls again. */
@@ -288,6 +313,7 @@ uvt_handle_dealloc(UvtHandle *self)
     }
     uvt_requests_detach(self);
     (void)uvt_handle_clear(self);
+    UVT_LOCK_DROP(self->lock);
     tp->tp_free(self);
     Py_DECREF(tp);
 }
@@ -400,7 +426,7 @@ uvt_enter(const void *uv_handle)
         return NULL;
     }
     uvt_loop_attach(loop);
-    return (UvtHandle *)Py_XNewRef(box->owner);
+    return uvt_box_owner(box);
 }
 
 void

@@ -21,6 +21,7 @@ struct UvtHandle;
 typedef struct UvtBox {
     struct UvtBox *prev, *next;     /* the list of the loop's boxes */
     struct UvtHandle *owner;        /* borrowed; NULL: the object is gone */
+    UVT_LOCK_MEMBER(weak)           /* a weak reference to it */
     unsigned pins;                  /* writes under way that send the handle */
     bool closed;                    /* freed with the last pin */
     int hidden_fd;                  /* in a forked child (fork.c); plus 1 */
@@ -47,6 +48,7 @@ typedef struct UvtBox {
 typedef struct UvtHandle {
     PyObject_HEAD
     UvtState *st;                   /* borrowed, through the type */
+    UVT_LOCK_MEMBER(lock)           /* the loop's; strong since init */
     struct UvtLoop *loop;           /* strong; NULL before init, after close */
     UvtBox *box;                    /* NULL before init and once closed */
     PyObject *dict;
@@ -113,6 +115,21 @@ void uvt_handle_update(UvtHandle *self);
 
 /* Starts uv_close unless the handle is closing.  Never calls Python. */
 void uvt_handle_close(UvtHandle *self);
+
+/* The object behind a box, or NULL when it is gone or just going: without a GIL
+ * another thread may have dropped the last reference and wait for the lock. */
+UVT_NEW static inline UvtHandle *
+uvt_box_owner(const UvtBox *box)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject *owner = NULL;
+    if (box->owner != NULL && !box->owner->held) {
+        (void)PyWeakref_GetRef(box->weak, &owner);
+        return (UvtHandle *)owner;
+    }
+#endif
+    return (UvtHandle *)Py_XNewRef(box->owner);
+}
 
 /* The close callback of every handle, for uv_tcp_close_reset. */
 void uvt_on_closed(uv_handle_t *uv);

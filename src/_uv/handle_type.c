@@ -20,6 +20,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 handle_close(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback = NULL;
     if (!uvt_args_count("Handle.close", nargs, 0, 1)
         || !uvt_arg_callback("Handle.close", nargs > 0 ? args[0] : NULL,
@@ -37,6 +38,7 @@ handle_close(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_handle_fileno(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     uv_os_fd_t fd;
     int rc;
     if (!uvt_handle_check(self)) {
@@ -67,6 +69,7 @@ buffer_size_call(void *which)
 PyObject *
 uvt_handle_get_buffer_size(UvtHandle *self, void *which)
 {
+    UVT_LOCKED(self->lock);
     int value = 0, rc;
     if (!uvt_handle_check(self)) {
         return NULL;
@@ -81,6 +84,7 @@ uvt_handle_get_buffer_size(UvtHandle *self, void *which)
 int
 uvt_handle_set_buffer_size(UvtHandle *self, PyObject *value, void *which)
 {
+    UVT_LOCKED(self->lock);
     int size, rc;
     if (value == NULL) {
         PyErr_SetString(PyExc_TypeError, "a buffer size cannot be deleted");
@@ -116,6 +120,7 @@ handle_check_initialised(UvtHandle *self)
 static PyObject *
 handle_get_active(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!handle_check_initialised(self)) {
         return NULL;
     }
@@ -126,6 +131,7 @@ handle_get_active(UvtHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_closed(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!handle_check_initialised(self)) {
         return NULL;
     }
@@ -135,6 +141,7 @@ handle_get_closed(UvtHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_loop(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!handle_check_initialised(self)) {
         return NULL;
     }
@@ -144,6 +151,7 @@ handle_get_loop(UvtHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_ref(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!handle_check_initialised(self)) {
         return NULL;
     }
@@ -154,6 +162,7 @@ handle_get_ref(UvtHandle *self, void *Py_UNUSED(closure))
 static int
 handle_set_ref(UvtHandle *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     int on;
     if (value == NULL) {
         PyErr_SetString(PyExc_AttributeError, "Handle.ref cannot be deleted");
@@ -174,6 +183,7 @@ handle_set_ref(UvtHandle *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_type(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!handle_check_initialised(self)) {
         return NULL;
     }
@@ -183,6 +193,7 @@ handle_get_type(UvtHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_type_name(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!handle_check_initialised(self)) {
         return NULL;
     }
@@ -197,6 +208,7 @@ PyDoc_STRVAR(enter_doc,
 static PyObject *
 handle_enter(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }
@@ -210,6 +222,7 @@ static PyObject *
 handle_exit(UvtHandle *self, PyObject *const *Py_UNUSED(args),
             Py_ssize_t Py_UNUSED(nargs))
 {
+    UVT_LOCKED(self->lock);
     if (self->box != NULL && !uv_is_closing(&self->box->uv.handle)
         && !((const UvtCore *)self->box->uv.handle.loop->data)->forked) {
         if (!uvt_handle_check(self)) {
@@ -223,6 +236,7 @@ handle_exit(UvtHandle *self, PyObject *const *Py_UNUSED(args),
 static PyObject *
 handle_repr(UvtHandle *self)
 {
+    UVT_LOCKED(self->lock);
     const char *state = "active";
     if (!self->initialised) {
         state = "uninitialised";

@@ -70,6 +70,9 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self = (UvtLoop *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->st = st;
+        if (!UVT_LOCK_NEW(self->lock)) {
+            Py_CLEAR(self);
+        }
     }
     return (PyObject *)self;
 }
@@ -77,6 +80,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
 static int
 loop_init(UvtLoop *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(self->lock);
     static char *names[] = {NULL};
     UvtCore *core;
     int rc;
@@ -152,6 +156,7 @@ uvt_loop_release_handles(UvtLoop *self)
 static int
 loop_clear(UvtLoop *self)
 {
+    UVT_LOCKED(self->lock);
     self->hooks = NULL;
     Py_CLEAR(self->hooks_owner);
     Py_CLEAR(self->raised);
@@ -167,6 +172,7 @@ static void
 loop_dealloc(UvtLoop *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
+    UVT_LOCKED(self->lock);
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
@@ -176,6 +182,7 @@ loop_dealloc(UvtLoop *self)
     if (self->graves != NULL) {
         uvt_graves_drop(self->graves);
     }
+    UVT_LOCK_DROP(self->lock);
     tp->tp_free(self);
     Py_DECREF(tp);
 }
@@ -186,28 +193,63 @@ PyDoc_STRVAR(default_loop_doc,
 "default_loop($type, /)\n--\n\n"
 "The interpreter's default loop, made with this class at the first call.");
 
+UVT_NEW static PyObject *
+get_default(UvtState *st)
+{
+    PyObject *loop;
+    UVT_MUTEX_LOCK(st->mutex);
+    loop = Py_XNewRef(st->default_loop);
+    UVT_MUTEX_UNLOCK(st->mutex);
+    return loop;
+}
+
+/* In the place of `old`, which is NULL or the parent process's; what another thread
+ * has put there meanwhile stays. */
+static void
+set_default(UvtState *st, const PyObject *old, PyObject *loop)
+{
+    PyObject *replaced = NULL;
+    UVT_MUTEX_LOCK(st->mutex);
+    if (st->default_loop == old) {
+        replaced = st->default_loop;
+        st->default_loop = Py_NewRef(loop);
+        ((UvtLoop *)loop)->is_default = true;
+    }
+    UVT_MUTEX_UNLOCK(st->mutex);
+    Py_XDECREF(replaced);
+}
+
+/* Open, but of the parent process: a child makes its own. */
+static bool
+is_parents(PyObject *loop)
+{
+    UvtLoop *self = (UvtLoop *)loop;
+    UVT_LOCKED(self->lock);
+    return self->core != NULL && uvt_fork_is_child(self);
+}
+
 static PyObject *
 loop_default_loop(PyObject *cls, PyObject *Py_UNUSED(ignored))
 {
     UvtState *st = uvt_state_of_type((PyTypeObject *)cls);
+    PyObject *old, *loop;
     if (st == NULL) {
         return NULL;
     }
-    if (st->default_loop == NULL
-        || (((UvtLoop *)st->default_loop)->core != NULL
-            && uvt_fork_is_child((UvtLoop *)st->default_loop))) {
-        PyObject *loop = PyObject_CallNoArgs(cls);
-        if (loop == NULL) {
-            return NULL;
-        }
-        if (!uvt_loop_check_arg(st, loop)) {
-            Py_DECREF(loop);
-            return NULL;
-        }
-        ((UvtLoop *)loop)->is_default = true;
-        Py_XSETREF(st->default_loop, loop);
+    old = get_default(st);
+    if (old != NULL && !is_parents(old)) {
+        return old;
     }
-    return Py_NewRef(st->default_loop);
+    loop = PyObject_CallNoArgs(cls);
+    if (loop == NULL || !uvt_loop_check_arg(st, loop)) {
+        Py_XDECREF(loop);
+        Py_XDECREF(old);
+        return NULL;
+    }
+    set_default(st, old, loop);
+    Py_DECREF(loop);
+    Py_XDECREF(old);
+    return get_default(st);
 }
 
 PyDoc_STRVAR(now_doc,
@@ -217,6 +259,7 @@ PyDoc_STRVAR(now_doc,
 static PyObject *
 loop_now(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_loop_check(self)) {
         return NULL;
     }
@@ -229,6 +272,7 @@ PyDoc_STRVAR(update_time_doc,
 static PyObject *
 loop_update_time(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_loop_check(self)) {
         return NULL;
     }
@@ -244,6 +288,7 @@ PyDoc_STRVAR(fileno_doc,
 static PyObject *
 loop_fileno(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_loop_check(self)) {
         return NULL;
     }
@@ -257,6 +302,7 @@ PyDoc_STRVAR(get_timeout_doc,
 static PyObject *
 loop_get_timeout(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     int ms;
     if (!uvt_loop_check(self)) {
         return NULL;
@@ -274,6 +320,7 @@ PyDoc_STRVAR(configure_doc,
 static PyObject *
 loop_configure(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     int option, value = 0, rc;
     if (!uvt_args_count("Loop.configure", nargs, 1, 2)
         || !uvt_arg_int("Loop.configure", "option", args[0], 0, INT_MAX,
@@ -300,8 +347,10 @@ list_handles(UvtLoop *self)
         return list;
     }
     for (UvtBox *box = self->core->boxes; box != NULL; box = box->next) {
-        if (box->owner != NULL
-            && PyList_Append(list, (PyObject *)box->owner) < 0) {
+        UvtHandle *owner = uvt_box_owner(box);
+        int rc = owner != NULL ? PyList_Append(list, (PyObject *)owner) : 0;
+        Py_XDECREF(owner);
+        if (rc < 0) {
             Py_DECREF(list);
             return NULL;
         }
@@ -317,6 +366,7 @@ PyDoc_STRVAR(walk_doc,
 static PyObject *
 loop_walk(UvtLoop *self, PyObject *callback)
 {
+    UVT_LOCKED(self->lock);
     PyObject *list;
     if (!uvt_arg_callable("Loop.walk", callback) || !uvt_loop_check(self)) {
         return NULL;
@@ -343,12 +393,14 @@ loop_walk(UvtLoop *self, PyObject *callback)
 static PyObject *
 loop_get_handles(UvtLoop *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return list_handles(self);
 }
 
 static PyObject *
 loop_get_alive(UvtLoop *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_loop_check(self)) {
         return NULL;
     }
@@ -358,18 +410,21 @@ loop_get_alive(UvtLoop *self, void *Py_UNUSED(closure))
 static PyObject *
 loop_get_default(UvtLoop *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return PyBool_FromLong(self->is_default);
 }
 
 static PyObject *
 loop_get_closed(UvtLoop *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return PyBool_FromLong(self->initialised && self->core == NULL);
 }
 
 static PyObject *
 loop_get_running(UvtLoop *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return PyBool_FromLong(self->core != NULL && self->core->forked
                            ? self->running_in_child : self->thread_id != 0);
 }
@@ -387,6 +442,7 @@ count_handles(const UvtCore *core)
 static PyObject *
 loop_repr(UvtLoop *self)
 {
+    UVT_LOCKED(self->lock);
     if (self->core == NULL) {
         return PyUnicode_FromFormat(
             "<%s %s at %p>", Py_TYPE(self)->tp_name,

@@ -30,6 +30,7 @@ typedef struct UvtCore {
  * the module's state and one for each loop: at the end of an interpreter the
  * state can go before the loops. */
 typedef struct UvtGraves {
+    UVT_MUTEX_MEMBER(mutex)         /* for what follows */
     size_t users;
     UvtCore *first;
 } UvtGraves;
@@ -37,10 +38,11 @@ typedef struct UvtGraves {
 typedef struct UvtLoop {
     PyObject_HEAD
     UvtState *st;                   /* borrowed, through the type */
+    UVT_LOCK_MEMBER(lock)           /* strong, for life */
     UvtCore *core;                  /* NULL before init and once closed */
     UvtGraves *graves;              /* counted; NULL before init */
     PyThreadState *detached;        /* set while the poll runs without us */
-    unsigned long thread_id;        /* of the running thread; 0: not running */
+    _Atomic unsigned long thread_id;    /* of the running thread, or 0 */
     uv_run_mode mode;               /* of the turn that runs */
     bool in_poll;                   /* inside of uv_run */
     bool running_in_child;          /* a fork happened inside of this run */
@@ -61,6 +63,30 @@ typedef struct UvtLoop {
     PyObject *dict;
     PyObject *weakrefs;
 } UvtLoop;
+
+/* The lock of what is given as a loop; NULL when it is none.  With a GIL there is
+ * none, and nobody asks. */
+UVT_BORROWED static inline PyObject *
+uvt_lock_of(const UvtState *st, PyObject *loop)
+{
+#ifdef Py_GIL_DISABLED
+    return loop != NULL && PyObject_TypeCheck(loop, st->loop_type)
+        ? ((UvtLoop *)loop)->lock : NULL;
+#else
+    (void)st, (void)loop;
+    return NULL;
+#endif
+}
+
+/* The same of what an __init__ is called with: its first argument is the loop. */
+UVT_BORROWED static inline PyObject *
+uvt_lock_of_init(const UvtState *st, PyObject *args, PyObject *kwds)
+{
+    if (PyTuple_GET_SIZE(args) > 0) {
+        return uvt_lock_of(st, PyTuple_GET_ITEM(args, 0));
+    }
+    return kwds != NULL ? uvt_lock_of(st, PyDict_GetItemString(kwds, "loop")) : NULL;
+}
 
 /* The object behind a uv_loop_t; NULL while it is being torn down. */
 UVT_BORROWED static inline UvtLoop *

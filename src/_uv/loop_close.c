@@ -40,7 +40,9 @@ uvt_graves_setup(UvtState *st)
 UvtGraves *
 uvt_graves_use(UvtGraves *self)
 {
+    UVT_MUTEX_LOCK(self->mutex);
     self->users++;
+    UVT_MUTEX_UNLOCK(self->mutex);
     return self;
 }
 
@@ -48,8 +50,12 @@ uvt_graves_use(UvtGraves *self)
 void
 uvt_graves_drop(UvtGraves *self)
 {
+    size_t left;
     uvt_graves_reap(self);
-    if (--self->users == 0) {
+    UVT_MUTEX_LOCK(self->mutex);
+    left = --self->users;
+    UVT_MUTEX_UNLOCK(self->mutex);
+    if (left == 0) {
         PyMem_Free(self);
     }
 }
@@ -57,8 +63,10 @@ uvt_graves_drop(UvtGraves *self)
 static void
 bury(UvtGraves *graves, UvtCore *core)
 {
+    UVT_MUTEX_LOCK(graves->mutex);
     core->next_grave = graves->first;
     graves->first = core;
+    UVT_MUTEX_UNLOCK(graves->mutex);
 }
 
 /* The list is taken first: what a finished request lets go of can run any
@@ -66,8 +74,11 @@ bury(UvtGraves *graves, UvtCore *core)
 void
 uvt_graves_reap(UvtGraves *self)
 {
-    UvtCore *core = self->first;
+    UvtCore *core;
+    UVT_MUTEX_LOCK(self->mutex);
+    core = self->first;
     self->first = NULL;
+    UVT_MUTEX_UNLOCK(self->mutex);
     while (core != NULL) {
         UvtCore *next = core->next_grave;
         if (!try_free(core)) {
@@ -221,8 +232,10 @@ uvt_loop_close(UvtLoop *self)
         return 0;
     }
     for (box = self->core->boxes; box != NULL; box = box->next) {
-        if (box->owner != NULL) {
-            uvt_handle_close(box->owner);
+        UvtHandle *owner = uvt_box_owner(box);
+        if (owner != NULL) {
+            uvt_handle_close(owner);
+            Py_DECREF(owner);
         }
         else {
             uvt_box_close(box);
@@ -235,6 +248,7 @@ uvt_loop_close(UvtLoop *self)
 PyObject *
 uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (self->core == NULL && self->initialised) {
         Py_RETURN_NONE;
     }

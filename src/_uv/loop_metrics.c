@@ -96,6 +96,7 @@ const char uvt_loop_metrics_doc[] =
 PyObject *
 uvt_loop_metrics(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     UvtLoopMetrics now;
     PyObject *seq;
     if (!uvt_loop_check(self)) {
@@ -124,6 +125,7 @@ const char uvt_loop_metrics_idle_time_doc[] =
 PyObject *
 uvt_loop_metrics_idle_time(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_loop_check(self)) {
         return NULL;
     }
@@ -138,6 +140,7 @@ const char uvt_loop_metrics_info_doc[] =
 PyObject *
 uvt_loop_metrics_info(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     uv_metrics_t metrics;
     int rc;
     if (!uvt_loop_check(self)) {

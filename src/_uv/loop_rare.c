@@ -21,6 +21,7 @@ const char uvt_loop_fork_doc[] =
 PyObject *
 uvt_loop_fork(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     const char *fault = NULL;
     int rc;
     if (self->core == NULL && !uvt_loop_check(self)) {
@@ -56,6 +57,7 @@ const char uvt_loop_print_handles_doc[] =
 PyObject *
 uvt_loop_print_handles(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     int active_only = 0;
     char *text = NULL;
     size_t size = 0;

@@ -27,6 +27,7 @@ pipe_setup_handle(UvtHandle *self, PyObject *loop_arg, int ipc)
 static int
 pipe_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "ipc", NULL};
     PyObject *loop_arg, *ipc_arg = NULL;
     int ipc = 0;
@@ -55,6 +56,7 @@ PyDoc_STRVAR(open_doc,
 static PyObject *
 pipe_open(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int fd, rc;
     if (!uvt_arg_fd("Pipe.open", arg, &fd)
         || !uvt_handle_check_free(self, "Pipe.open")) {
@@ -81,6 +83,7 @@ PyDoc_STRVAR(chmod_doc,
 static PyObject *
 pipe_chmod(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int flags, rc;
     if (!uvt_arg_int("Pipe.chmod", "flags", arg, 0, INT_MAX, &flags)
         || !uvt_handle_check_free(self, "Pipe.chmod")) {
@@ -101,6 +104,7 @@ PyDoc_STRVAR(pending_instances_doc,
 static PyObject *
 pipe_pending_instances(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int count;
     if (!uvt_arg_int("Pipe.pending_instances", "count", arg, 0, INT_MAX,
                      &count)
@@ -116,6 +120,7 @@ pipe_pending_instances(UvtHandle *self, PyObject *arg)
 static PyObject *
 pipe_get_ipc(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }

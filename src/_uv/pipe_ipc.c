@@ -60,6 +60,7 @@ const char uvt_pipe_write_doc[] =
 PyObject *
 uvt_pipe_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback;
     if (nargs < 3 || args[2] == Py_None) {
         if (!uvt_args_count("Pipe.write", nargs, 1, 3)) {
@@ -86,6 +87,7 @@ const char uvt_pipe_try_write2_doc[] =
 PyObject *
 uvt_pipe_try_write2(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     UvtBuffers buffers = {0};
     UvtHandle *sent;
     int rc;
@@ -179,6 +181,7 @@ const char uvt_pipe_accept_doc[] =
 PyObject *
 uvt_pipe_accept(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     UvtHandle *client = (UvtHandle *)arg;
     int rc;
     if (self->listening || !PyObject_TypeCheck(arg, self->st->handle_type)) {
@@ -217,6 +220,7 @@ const char uvt_pipe_accept_fd_doc[] =
 PyObject *
 uvt_pipe_accept_fd(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     PyObject *taker;
     uv_os_fd_t fd;
     int rc, kept = -1;
@@ -255,6 +259,7 @@ const char uvt_pipe_pending_count_doc[] =
 PyObject *
 uvt_pipe_pending_count(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }
@@ -271,6 +276,7 @@ const char uvt_pipe_pending_handle_type_doc[] =
 PyObject *
 uvt_pipe_pending_handle_type(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }

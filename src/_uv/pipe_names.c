@@ -88,6 +88,7 @@ const char uvt_pipe_bind_doc[] =
 PyObject *
 uvt_pipe_bind(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     PyObject *name;
     int rc;
     if (!uvt_handle_check_free(self, "Pipe.bind")) {
@@ -183,6 +184,7 @@ const char uvt_pipe_connect_doc[] =
 PyObject *
 uvt_pipe_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *name;
     int rc;
     if (!uvt_args_count("Pipe.connect", nargs, 2, 2)
@@ -261,6 +263,7 @@ const char uvt_pipe_getsockname_doc[] =
 PyObject *
 uvt_pipe_getsockname(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return pipe_name(self, getsockname, "uv_pipe_getsockname");
 }
 
@@ -272,5 +275,6 @@ const char uvt_pipe_getpeername_doc[] =
 PyObject *
 uvt_pipe_getpeername(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return pipe_name(self, getpeername, "uv_pipe_getpeername");
 }

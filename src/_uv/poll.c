@@ -221,6 +221,7 @@ open_poll(UvtHandle *self, PyObject *loop_arg, int fd)
 static int
 poll_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "fd", NULL};
     PyObject *loop_arg, *fd_arg;
     int fd;
@@ -319,6 +320,7 @@ PyDoc_STRVAR(start_doc,
 static PyObject *
 poll_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     int events, rc;
     if (!uvt_args_count("Poll.start", nargs, 2, 2)
         || !uvt_arg_int("Poll.start", "events", args[0], 0, ALL_EVENTS, &events)
@@ -341,6 +343,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 poll_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "Poll.stop")) {
         return NULL;
     }
@@ -358,6 +361,7 @@ PyDoc_STRVAR(fileno_doc,
 static PyObject *
 poll_get_events(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (self->initialised
         && (self->box == NULL || !uv_is_active(&self->box->uv.handle))) {
         return PyLong_FromLong(0);

@@ -234,14 +234,17 @@ pool_new(void)
 UvtPool *
 uvt_pool_get(UvtState *st)
 {
-    UvtPool *self = st->pool;
+    UvtPool *self;
     bool closed;
+    UVT_MUTEX_LOCK(st->mutex);
+    self = st->pool;
     if (self == NULL || self->pid != getpid()) {
         self = pool_new();
-        if (self == NULL) {
-            return NULL;
-        }
-        st->pool = self;
+        st->pool = self != NULL ? self : st->pool;
+    }
+    UVT_MUTEX_UNLOCK(st->mutex);
+    if (self == NULL) {
+        return NULL;
     }
     uv_mutex_lock(&self->mutex);
     closed = self->closed;

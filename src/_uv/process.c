@@ -248,6 +248,7 @@ PyDoc_STRVAR(kill_doc,
 static PyObject *
 process_kill(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int signum, rc = UV_ESRCH;
     if (!uvt_arg_int("Process.kill", "signum", arg, INT_MIN, INT_MAX, &signum)
         || !uvt_handle_check(self)) {
@@ -308,6 +309,7 @@ PyMethodDef uvt_process_functions[] = {
 static PyObject *
 process_get_pid(UvtProcess *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(((UvtHandle *)self)->lock);
     if (self->pid == 0) {
         Py_RETURN_NONE;
     }
@@ -317,6 +319,7 @@ process_get_pid(UvtProcess *self, void *Py_UNUSED(closure))
 static PyObject *
 process_get_exit_status(UvtProcess *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(((UvtHandle *)self)->lock);
     if (!self->over) {
         Py_RETURN_NONE;
     }
@@ -326,6 +329,7 @@ process_get_exit_status(UvtProcess *self, void *Py_UNUSED(closure))
 static PyObject *
 process_get_term_signal(UvtProcess *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(((UvtHandle *)self)->lock);
     if (!self->over) {
         Py_RETURN_NONE;
     }

@@ -104,6 +104,7 @@ const char uvt_loop_random_doc[] =
 PyObject *
 uvt_loop_random(UvtLoop *loop, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(loop->lock);
     PyObject *callback, *bytes;
     if (!uvt_args_count("Loop.random", nargs, 1, 2)
         || !uvt_arg_callback("Loop.random", nargs > 1 ? args[1] : NULL, &callback)

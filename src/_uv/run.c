@@ -46,6 +46,7 @@ on_before_poll(uv_prepare_t *uv)
     if (self == NULL || self->detached != NULL) {
         return;
     }
+    UVT_YIELD(self->lock);
 #if UV_VERSION_HEX >= 0x012D00
     /* Older ones read the clock at the begin of each turn. */
     if (self->mode != UV_RUN_NOWAIT) {
@@ -155,6 +156,7 @@ uvt_loop_run_end(UvtLoop *self)
 PyObject *
 uvt_loop_run(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     int mode = UV_RUN_DEFAULT, alive;
     if (!uvt_args_count("Loop.run", nargs, 0, 1)
         || (nargs > 0
@@ -176,6 +178,7 @@ uvt_loop_run(UvtLoop *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_loop_stop(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_loop_check(self)) {
         return NULL;
     }

@@ -16,6 +16,7 @@
 static int
 signal_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", NULL};
     PyObject *loop_arg;
     UvtLoop *loop;
@@ -91,6 +92,7 @@ PyDoc_STRVAR(start_doc,
 static PyObject *
 signal_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     return start(self, "Signal.start", args, nargs, on_signal);
 }
 
@@ -101,6 +103,7 @@ PyDoc_STRVAR(start_oneshot_doc,
 static PyObject *
 signal_start_oneshot(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     return start(self, "Signal.start_oneshot", args, nargs, on_signal_once);
 }
 
@@ -112,6 +115,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 signal_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "Signal.stop")) {
         return NULL;
     }
@@ -126,6 +130,7 @@ signal_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 signal_get_signum(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (self->initialised
         && (self->box == NULL || uv_is_closing(&self->box->uv.handle))) {
         return PyLong_FromLong(0);

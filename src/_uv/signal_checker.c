@@ -51,6 +51,7 @@ PyDoc_STRVAR(start_doc,
 static PyObject *
 checker_start(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback;
     int rc;
     if (!uvt_handle_check_free(self, "SignalChecker.start")) {

@@ -444,8 +444,11 @@ uvt_process_spawn(PyObject *cls, PyObject *const *args, Py_ssize_t nargs,
 
     if (st == NULL
         || !uvt_args_bind(CALL, args, nargs, kwnames, names, COUNT, 2, given)
-        || !uvt_arg_callback(CALL, given[EXIT_CALLBACK], &callback)
-        || !uvt_loop_check_arg(st, given[LOOP])) {
+        || !uvt_arg_callback(CALL, given[EXIT_CALLBACK], &callback)) {
+        return NULL;
+    }
+    UVT_LOCKED(uvt_lock_of(st, given[LOOP]));
+    if (!uvt_loop_check_arg(st, given[LOOP])) {
         return NULL;
     }
     loop = (UvtLoop *)given[LOOP];

@@ -140,6 +140,7 @@ PyDoc_STRVAR(start_read_doc,
 static PyObject *
 stream_start_read(UvtHandle *self, PyObject *callback)
 {
+    UVT_LOCKED(self->lock);
     int rc;
     if (!uvt_arg_callable("Stream.start_read", callback)
         || !uvt_handle_check_free(self, "Stream.start_read")) {
@@ -160,6 +161,7 @@ PyDoc_STRVAR(stop_read_doc,
 static PyObject *
 stream_stop_read(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "Stream.stop_read")) {
         return NULL;
     }
@@ -235,6 +237,7 @@ PyDoc_STRVAR(listen_doc,
 static PyObject *
 stream_listen(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     int backlog = 511, rc;
     if (!uvt_args_count("Stream.listen", nargs, 1, 2)
         || !uvt_arg_callable("Stream.listen", args[0])
@@ -271,6 +274,7 @@ PyDoc_STRVAR(accept_doc,
 PyObject *
 uvt_stream_accept_method(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     UvtHandle *client = (UvtHandle *)arg;
     int rc;
     if (!PyObject_TypeCheck(arg, self->st->stream_type)) {
@@ -334,6 +338,7 @@ PyDoc_STRVAR(set_blocking_doc,
 static PyObject *
 stream_set_blocking(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int on, rc;
     if (!uvt_arg_bool(arg, &on)
         || !uvt_handle_check_free(self, "Stream.set_blocking")) {
@@ -355,6 +360,7 @@ PyDoc_STRVAR(fileno_doc,
 static PyObject *
 stream_get_readable(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }
@@ -365,6 +371,7 @@ stream_get_readable(UvtHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 stream_get_writable(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }
@@ -375,6 +382,7 @@ stream_get_writable(UvtHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 stream_get_write_queue_size(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }

@@ -117,6 +117,7 @@ PyObject *
 uvt_stream_start_read_into(UvtHandle *handle, PyObject *const *args,
                            Py_ssize_t nargs)
 {
+    UVT_LOCKED(handle->lock);
     PyTypeObject *type = handle->st->read_into_type;
     ReadInto *self;
     int rc;

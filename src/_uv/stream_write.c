@@ -204,6 +204,7 @@ uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_stream_writelines(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *given[2], *result;
     if (!uvt_args_count("Stream.writelines", nargs, 1, 2)) {
         return NULL;
@@ -221,6 +222,7 @@ uvt_stream_writelines(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_stream_try_write(UvtHandle *self, PyObject *data)
 {
+    UVT_LOCKED(self->lock);
     size_t nbytes;
     int rc;
     if (!uvt_handle_check_free(self, "Stream.try_write")
@@ -246,6 +248,7 @@ on_shutdown(uv_shutdown_t *req, int status)
 PyObject *
 uvt_stream_shutdown(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback = NULL;
     Shutdown *shutdown;
     int rc;

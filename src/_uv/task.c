@@ -170,6 +170,7 @@ uvt_task_traverse(UvtTask *self, visitproc visit, void *arg)
 int
 uvt_task_clear(UvtTask *self)
 {
+    UVT_LOCKED(self->loop->lock);
     Py_CLEAR(self->callback);
     Py_CLEAR(self->dict);
     return 0;
@@ -180,6 +181,7 @@ uvt_task_dealloc(UvtTask *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(self->loop->lock);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
@@ -226,6 +228,7 @@ PyDoc_STRVAR(cancel_doc,
 static PyObject *
 task_cancel(UvtTask *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->loop->lock);
     if (self->job == NULL) {
         Py_RETURN_FALSE;
     }
@@ -238,18 +241,21 @@ task_cancel(UvtTask *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 task_get_loop(UvtTask *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->loop->lock);
     return Py_NewRef(self->loop);
 }
 
 static PyObject *
 task_get_done(UvtTask *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->loop->lock);
     return PyBool_FromLong(self->job == NULL);
 }
 
 static PyObject *
 task_repr(UvtTask *self)
 {
+    UVT_LOCKED(self->loop->lock);
     return PyUnicode_FromFormat("<%s %s at %p>", Py_TYPE(self)->tp_name,
                                 self->job != NULL ? "pending" : "done", self);
 }

@@ -30,6 +30,7 @@ tcp_setup_handle(UvtHandle *self, PyObject *loop_arg, unsigned flags)
 static int
 tcp_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "family", NULL};
     PyObject *loop_arg, *family_arg = NULL;
     int family = AF_UNSPEC;
@@ -55,6 +56,7 @@ PyDoc_STRVAR(bind_doc,
 static PyObject *
 tcp_bind(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     struct sockaddr_storage addr;
     int flags = 0, rc;
     if (!uvt_args_count("TCP.bind", nargs, 1, 2)
@@ -85,6 +87,7 @@ PyDoc_STRVAR(open_doc,
 static PyObject *
 tcp_open(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int fd, rc;
     if (!uvt_arg_fd("TCP.open", arg, &fd)
         || !uvt_handle_check_free(self, "TCP.open")) {
@@ -110,6 +113,7 @@ PyDoc_STRVAR(connect_doc,
 static PyObject *
 tcp_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     struct sockaddr_storage addr;
     UvtConnect *connect;
     int rc;
@@ -166,6 +170,7 @@ PyDoc_STRVAR(getsockname_doc,
 static PyObject *
 tcp_getsockname(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return tcp_name(self, uv_tcp_getsockname, "uv_tcp_getsockname");
 }
 
@@ -177,6 +182,7 @@ PyDoc_STRVAR(getpeername_doc,
 static PyObject *
 tcp_getpeername(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return tcp_name(self, uv_tcp_getpeername, "uv_tcp_getpeername");
 }
 
@@ -190,6 +196,7 @@ PyDoc_STRVAR(close_reset_doc,
 static PyObject *
 tcp_close_reset(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback = NULL;
     int rc;
     if (!uvt_args_count("TCP.close_reset", nargs, 0, 1)

@@ -25,6 +25,7 @@ const char uvt_tcp_nodelay_doc[] =
 PyObject *
 uvt_tcp_nodelay(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int on, rc;
     if (!uvt_arg_bool(arg, &on) || !uvt_handle_check(self)) {
         return NULL;
@@ -46,6 +47,7 @@ const char uvt_tcp_keepalive_doc[] =
 PyObject *
 uvt_tcp_keepalive(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     int on, delay = 60, rc;
     if (!uvt_args_count("TCP.keepalive", nargs, 1, 2)
         || !uvt_arg_bool(args[0], &on)) {
@@ -101,6 +103,7 @@ set_keepalive(uv_tcp_t *tcp, int on, const int values[3])
 PyObject *
 uvt_tcp_keepalive_ex(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     static const char *const names[] = {"idle", "interval", "count"};
     int values[] = {60, 1, 10}, on, rc;
     uv_os_fd_t fd;
@@ -136,6 +139,7 @@ const char uvt_tcp_simultaneous_accepts_doc[] =
 PyObject *
 uvt_tcp_simultaneous_accepts(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int on, rc;
     if (!uvt_arg_bool(arg, &on) || !uvt_handle_check(self)) {
         return NULL;
@@ -154,6 +158,7 @@ const char uvt_tcp_family_doc[] =
 PyObject *
 uvt_tcp_get_family(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     uv_os_fd_t fd;
     int rc;
     if (!uvt_handle_check(self)) {

@@ -22,6 +22,7 @@ timer_setup_handle(UvtHandle *self, PyObject *loop_arg)
 static int
 timer_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", NULL};
     PyObject *loop;
     if (!PyArg_ParseTupleAndKeywords(args, kwds, "O:Timer", names, &loop)) {
@@ -82,6 +83,7 @@ static PyObject *
 timer_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     static const char *const names[] = {"callback", "timeout", "repeat"};
     PyObject *given[3];
     uint64_t timeout, repeat = 0;
@@ -115,6 +117,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 timer_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "Timer.stop")) {
         return NULL;
     }
@@ -132,6 +135,7 @@ PyDoc_STRVAR(again_doc,
 static PyObject *
 timer_again(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     int rc;
     if (!uvt_handle_check_free(self, "Timer.again")) {
         return NULL;
@@ -152,6 +156,7 @@ PyDoc_STRVAR(get_due_in_doc,
 static PyObject *
 timer_get_due_in(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }
@@ -164,6 +169,7 @@ timer_get_due_in(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 timer_get_repeat(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }
@@ -174,6 +180,7 @@ timer_get_repeat(UvtHandle *self, void *Py_UNUSED(closure))
 static int
 timer_set_repeat(UvtHandle *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     uint64_t repeat;
     if (value == NULL) {
         PyErr_SetString(PyExc_AttributeError,
@@ -191,6 +198,7 @@ timer_set_repeat(UvtHandle *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 timer_get_due_in_attribute(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return timer_get_due_in(self, NULL);
 }
 

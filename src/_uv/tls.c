@@ -192,6 +192,7 @@ take_stream(UvtLayer *self, UvtHandle *stream, PyObject *context, UvtTls *engine
     uvt_handle_update(stream);
     self->stream = (UvtHandle *)Py_NewRef(stream);
     self->engine = engine;
+    UVT_LOCK_KEEP(self->lock, stream->lock);
     self->backend = engine->backend;
     self->context = Py_NewRef(context);
     self->ssl_object = Py_NewRef(engine->object);
@@ -211,6 +212,7 @@ layer_init(UvtLayer *self, PyObject *args, PyObject *kwds)
                                      &server_side, &hostname, &session)) {
         return -1;
     }
+    UVT_LOCKED(((UvtHandle *)stream)->lock);
     if (self->ssl_object != NULL) {
         PyErr_Format(PyExc_RuntimeError, "%s is initialised already",
                      Py_TYPE(self)->tp_name);
@@ -263,6 +265,7 @@ layer_traverse(UvtLayer *self, visitproc visit, void *arg)
 static int
 layer_clear(UvtLayer *self)
 {
+    UVT_LOCKED(self->lock);
     UvtPlain *plain = self->first;
     self->phase = UVT_LAYER_FAILED;
     self->first = self->last = NULL;
@@ -287,18 +290,21 @@ static void
 layer_dealloc(UvtLayer *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
-    UvtTls *engine = self->engine;
+    UvtTls *engine;
+    UVT_LOCKED(self->lock);
     PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
     (void)layer_clear(self);
+    engine = self->engine;
     self->engine = NULL;
     if (engine != NULL) {
         uvt_tls_free(engine);
     }
     Py_CLEAR(self->ssl_object);
     Py_CLEAR(self->context);
+    UVT_LOCK_DROP(self->lock);
     tp->tp_free(self);
     Py_DECREF(tp);
 }
@@ -324,6 +330,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 layer_close(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback;
     if (!uvt_args_count("TLS.close", nargs, 0, 1)
         || !uvt_arg_callback("TLS.close", nargs > 0 ? args[0] : NULL, &callback)
@@ -341,6 +348,7 @@ PyDoc_STRVAR(enter_doc,
 static PyObject *
 layer_enter(UvtLayer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return uvt_layer_check(self) ? Py_NewRef(self) : NULL;
 }
 
@@ -351,6 +359,7 @@ static PyObject *
 layer_exit(UvtLayer *self, PyObject *const *Py_UNUSED(args),
            Py_ssize_t Py_UNUSED(nargs))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check_initialised(self)) {
         return NULL;
     }

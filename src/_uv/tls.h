@@ -34,6 +34,7 @@ typedef struct UvtPlain {
 typedef struct UvtLayer {
     PyObject_HEAD
     UvtState *st;               /* borrowed, through the type */
+    UVT_LOCK_MEMBER(lock)       /* the stream's; strong since init */
     UvtHandle *stream;          /* strong, from __init__ on */
     UvtHandle *later;           /* a Timer, or NULL: goes on reading */
     UvtTls *engine;             /* NULL before __init__ and once closed */

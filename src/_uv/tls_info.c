@@ -30,6 +30,7 @@ PyObject *
 uvt_layer_getpeercert(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
+    UVT_LOCKED(self->lock);
     static const char *const names[] = {"binary_form"};
     PyObject *binary_form;
     if (!uvt_args_bind("TLS.getpeercert", args, nargs, kwnames, names, 1, 0,
@@ -42,18 +43,21 @@ uvt_layer_getpeercert(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs,
 PyObject *
 uvt_layer_cipher(UvtLayer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return ask(self, "cipher", NULL);
 }
 
 PyObject *
 uvt_layer_version(UvtLayer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return ask(self, "version", NULL);
 }
 
 PyObject *
 uvt_layer_alpn(UvtLayer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return ask(self, "selected_alpn_protocol", NULL);
 }
 
@@ -61,6 +65,7 @@ uvt_layer_alpn(UvtLayer *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 get_of_object(UvtLayer *self, void *name)
 {
+    UVT_LOCKED(self->lock);
     return uvt_layer_check_initialised(self)
         ? PyObject_GetAttrString(self->ssl_object, name) : NULL;
 }
@@ -70,18 +75,21 @@ get_of_object(UvtLayer *self, void *name)
 static PyObject *
 get_ssl_object(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return uvt_layer_check_initialised(self) ? Py_NewRef(self->ssl_object) : NULL;
 }
 
 static PyObject *
 get_context(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return uvt_layer_check_initialised(self) ? Py_NewRef(self->context) : NULL;
 }
 
 static PyObject *
 get_stream(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check_initialised(self)) {
         return NULL;
     }
@@ -91,6 +99,7 @@ get_stream(UvtLayer *self, void *Py_UNUSED(closure))
 static PyObject *
 get_loop(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check_initialised(self)) {
         return NULL;
     }
@@ -101,6 +110,7 @@ get_loop(UvtLayer *self, void *Py_UNUSED(closure))
 static PyObject *
 get_backend(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return uvt_layer_check_initialised(self)
         ? PyUnicode_FromString(self->backend->name) : NULL;
 }
@@ -118,6 +128,7 @@ is_active(const UvtLayer *self)
 static PyObject *
 get_active(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     return uvt_layer_check_initialised(self) ? PyBool_FromLong(is_active(self))
                                              : NULL;
 }
@@ -125,6 +136,7 @@ get_active(UvtLayer *self, void *Py_UNUSED(closure))
 static PyObject *
 get_closed(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     const UvtHandle *stream = self->stream;
     if (!uvt_layer_check_initialised(self)) {
         return NULL;
@@ -136,6 +148,7 @@ get_closed(UvtLayer *self, void *Py_UNUSED(closure))
 static PyObject *
 get_ref(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check_initialised(self)) {
         return NULL;
     }
@@ -146,6 +159,7 @@ get_ref(UvtLayer *self, void *Py_UNUSED(closure))
 static int
 set_ref(UvtLayer *self, PyObject *value, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     int on;
     if (value == NULL) {
         PyErr_SetString(PyExc_AttributeError, "TLS.ref cannot be deleted");
@@ -166,6 +180,7 @@ set_ref(UvtLayer *self, PyObject *value, void *Py_UNUSED(closure))
 static PyObject *
 get_readable(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check(self)) {
         return NULL;
     }
@@ -176,6 +191,7 @@ get_readable(UvtLayer *self, void *Py_UNUSED(closure))
 static PyObject *
 get_writable(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check(self)) {
         return NULL;
     }
@@ -185,6 +201,7 @@ get_writable(UvtLayer *self, void *Py_UNUSED(closure))
 static PyObject *
 get_write_queue_size(UvtLayer *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_layer_check(self)) {
         return NULL;
     }
@@ -233,6 +250,7 @@ PyGetSetDef uvt_layer_getset[] = {
 PyObject *
 uvt_layer_repr(UvtLayer *self)
 {
+    UVT_LOCKED(self->lock);
     const char *state = is_active(self) ? "active" : "idle";
     if (self->ssl_object == NULL) {
         return PyUnicode_FromFormat("<%s uninitialised at %p>",

@@ -180,6 +180,7 @@ go_on_with_handshake(UvtLayer *self)
 PyObject *
 uvt_layer_handshake(UvtLayer *self, PyObject *callback)
 {
+    UVT_LOCKED(self->lock);
     UvtTlsStatus status;
     int rc;
     if (!uvt_arg_callable("TLS.handshake", callback) || !uvt_layer_check(self)) {
@@ -429,6 +430,7 @@ const UvtConsumer uvt_layer_of_timer = {
 PyObject *
 uvt_layer_start_read(UvtLayer *self, PyObject *callback)
 {
+    UVT_LOCKED(self->lock);
     int rc;
     if (!uvt_arg_callable("TLS.start_read", callback) || !uvt_layer_check(self)) {
         return NULL;
@@ -457,6 +459,7 @@ uvt_layer_start_read(UvtLayer *self, PyObject *callback)
 PyObject *
 uvt_layer_stop_read(UvtLayer *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback;
     if (!uvt_layer_check(self)) {
         return NULL;

@@ -465,6 +465,7 @@ flush_new(UvtLayer *self, UvtPlain *plain)
 PyObject *
 uvt_layer_write(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback;
     UvtPlain *plain;
     if (!uvt_args_count("TLS.write", nargs, 1, 2)
@@ -486,6 +487,7 @@ uvt_layer_write(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_layer_writelines(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *given[2], *result;
     if (!uvt_args_count("TLS.writelines", nargs, 1, 2)) {
         return NULL;
@@ -503,6 +505,7 @@ uvt_layer_writelines(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 uvt_layer_try_write(UvtLayer *self, PyObject *data)
 {
+    UVT_LOCKED(self->lock);
     UvtPlain *plain;
     size_t before, nbytes;
     UvtTlsStatus status;
@@ -541,6 +544,7 @@ uvt_layer_try_write(UvtLayer *self, PyObject *data)
 PyObject *
 uvt_layer_shutdown(UvtLayer *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback;
     if (!uvt_args_count("TLS.shutdown", nargs, 0, 1)
         || !uvt_arg_callback("TLS.shutdown", nargs > 0 ? args[0] : NULL, &callback)

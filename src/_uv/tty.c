@@ -47,6 +47,7 @@ init_terminal(UvtLoop *loop, uv_tty_t *tty, int fd)
 static int
 tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "fd", "readable", NULL};
     PyObject *loop_arg, *fd_arg, *readable;
     UvtLoop *loop;
@@ -102,6 +103,7 @@ PyDoc_STRVAR(set_mode_doc,
 static PyObject *
 tty_set_mode(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     UvtBlocking blocking;
     UvtLoop *loop;
     int mode, rc;
@@ -128,6 +130,7 @@ PyDoc_STRVAR(get_winsize_doc,
 static PyObject *
 tty_get_winsize(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     int width = 0, height = 0, rc;
     if (!uvt_handle_check(self)) {
         return NULL;
@@ -217,6 +220,7 @@ static PyMethodDef tty_methods[] = {
 static PyObject *
 tty_get_mode(UvtHandle *self, void *Py_UNUSED(closure))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }

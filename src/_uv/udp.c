@@ -55,6 +55,7 @@ init_udp(UvtHandle *self, PyObject *loop_arg, unsigned flags)
 static int
 udp_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "family", NULL};
     PyObject *loop_arg, *flags_arg = NULL;
     int flags = AF_UNSPEC;
@@ -88,6 +89,7 @@ udp_traverse(UvtUDP *self, visitproc visit, void *arg)
 static int
 udp_clear(UvtUDP *self)
 {
+    UVT_LOCKED(self->base.lock);
     uvt_udp_clear_peers(self);
     return uvt_handle_clear(&self->base);
 }
@@ -95,6 +97,7 @@ udp_clear(UvtUDP *self)
 static void
 udp_dealloc(UvtUDP *self)
 {
+    UVT_LOCKED(self->base.lock);
     PyObject_GC_UnTrack(self);
     uvt_udp_clear_peers(self);
     PyMem_RawFree(self->batch);
@@ -177,6 +180,7 @@ check_family(UvtHandle *self, int fd)
 static PyObject *
 udp_open(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int fd, rc;
     if (!uvt_arg_fd("UDP.open", arg, &fd)
         || !uvt_handle_check_free(self, "UDP.open")) {
@@ -205,6 +209,7 @@ PyDoc_STRVAR(connect_doc,
 static PyObject *
 udp_connect(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     struct sockaddr_storage storage;
     struct sockaddr *addr = arg == Py_None ? NULL : (struct sockaddr *)&storage;
     int rc = 0;
@@ -251,6 +256,7 @@ PyDoc_STRVAR(getsockname_doc,
 static PyObject *
 udp_getsockname(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return udp_name(self, uv_udp_getsockname, "uv_udp_getsockname");
 }
 
@@ -262,6 +268,7 @@ PyDoc_STRVAR(getpeername_doc,
 static PyObject *
 udp_getpeername(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     return udp_name(self, uv_udp_getpeername, "uv_udp_getpeername");
 }
 
@@ -434,6 +441,7 @@ PyDoc_STRVAR(set_multicast_ttl_doc,
 static PyObject *
 udp_set_multicast_ttl(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int ttl;
     return uvt_arg_int("UDP.set_multicast_ttl", "ttl", arg, 0, 255, &ttl)
         ? set_number(self, uv_udp_set_multicast_ttl, IPV6_MULTICAST_HOPS, ttl,
@@ -450,6 +458,7 @@ PyDoc_STRVAR(set_ttl_doc,
 static PyObject *
 udp_set_ttl(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int ttl;
     /* libuv refuses 0, IPv6 in the kernel would not. */
     return uvt_arg_int("UDP.set_ttl", "ttl", arg, 0, 255, &ttl)
@@ -466,6 +475,7 @@ PyDoc_STRVAR(set_multicast_loop_doc,
 static PyObject *
 udp_set_multicast_loop(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int on;
     return uvt_arg_bool(arg, &on)
         ? set_number(self, uv_udp_set_multicast_loop, IPV6_MULTICAST_LOOP, on,
@@ -480,6 +490,7 @@ PyDoc_STRVAR(set_broadcast_doc,
 static PyObject *
 udp_set_broadcast(UvtHandle *self, PyObject *arg)
 {
+    UVT_LOCKED(self->lock);
     int on;
     return uvt_arg_bool(arg, &on)
         ? set_number(self, uv_udp_set_broadcast, -1, on,
@@ -493,6 +504,7 @@ udp_set_broadcast(UvtHandle *self, PyObject *arg)
 static PyObject *
 udp_get_queue(UvtHandle *self, void *which)
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check(self)) {
         return NULL;
     }

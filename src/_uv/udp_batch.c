@@ -244,6 +244,7 @@ const char uvt_udp_start_recv_doc[] =
 PyObject *
 uvt_udp_start_recv(UvtHandle *self, PyObject *callback)
 {
+    UVT_LOCKED(self->lock);
     int rc;
     if (!uvt_arg_callable("UDP.start_recv", callback)
         || !uvt_handle_check_free(self, "UDP.start_recv")) {
@@ -266,6 +267,7 @@ const char uvt_udp_stop_recv_doc[] =
 PyObject *
 uvt_udp_stop_recv(UvtHandle *self, PyObject *Py_UNUSED(unused))
 {
+    UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "UDP.stop_recv")) {
         return NULL;
     }

@@ -223,6 +223,7 @@ send_any(UvtHandle *self, PyObject *items)
 PyObject *
 uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
 {
+    UVT_LOCKED(self->lock);
     PyObject *items = PySequence_Tuple(messages), *result = NULL;
     if (items == NULL) {
         return NULL;

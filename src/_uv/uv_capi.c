@@ -105,6 +105,17 @@ capi_loop_metrics(PyObject *loop, UvtLoopMetrics *out)
     uvt_loop_read_metrics((UvtLoop *)loop, out);
 }
 
+static PyObject *
+capi_loop_lock(PyObject *loop)
+{
+#ifdef Py_GIL_DISABLED
+    return ((UvtLoop *)loop)->lock;
+#else
+    (void)loop;
+    return NULL;
+#endif
+}
+
 static void
 capi_attach(uv_loop_t *uv)
 {
@@ -373,6 +384,7 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .udp_recv_start = capi_udp_recv_start,
         .udp_recv_stop = capi_udp_recv_stop,
         .loop_metrics = capi_loop_metrics,
+        .loop_lock = capi_loop_lock,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

@@ -154,6 +154,11 @@ typedef struct UvtCAPI {
 
     /* What the loop, which may be closed, has counted. */
     void (*loop_metrics)(PyObject *loop, UvtLoopMetrics *out);
+
+    /* On a free-threaded Python: an object that the client has a critical section
+     * of while it calls any of these for the loop or its handles; the loop has one
+     * around its callbacks.  Borrowed, of an open or closed loop; NULL with a GIL. */
+    PyObject *(*loop_lock)(PyObject *loop);
 } UvtCAPI;
 
 static inline const UvtCAPI *

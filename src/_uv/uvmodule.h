@@ -8,6 +8,7 @@
 #define UVT_UVMODULE_H
 
 #include "compat.h"
+#include "locked.h"
 #include "../tls/engine.h"
 #include <uv.h>
 
@@ -88,11 +89,12 @@ typedef struct UvtState {
     PyTypeObject *random_request_type;
     PyTypeObject *mutex_type;
     PyTypeObject *tls_type;
+    UVT_MUTEX_MEMBER(mutex)         /* for loops, pool and default_loop */
     UvtTlsState tls;                /* once a TLS was made */
     PyTypeObject *seq[UVT_SEQ_COUNT];   /* by UvtSeq */
     PyObject *exc[UVT_EXC_COUNT];   /* by UvtExc */
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
-    pid_t pool_pid;                 /* the process that used libuv's pool, or 0 */
+    _Atomic pid_t pool_pid;         /* the process that used libuv's pool, or 0 */
     struct UvtGraves *graves;       /* counted; see loop.h */
     bool stat_float_times;          /* fs.stat_float_times() */
     struct UvtLoop *loops;          /* the open ones (fork.c); borrowed */

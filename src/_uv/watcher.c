@@ -155,6 +155,7 @@ static int
 watcher_init(UvtHandle *self, PyObject *args, PyObject *kwds,
              const Watcher *watcher)
 {
+    UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", NULL};
     PyObject *loop_arg;
     UvtLoop *loop;
@@ -199,6 +200,7 @@ PyDoc_STRVAR(start_doc,
 static PyObject *
 watcher_start(UvtHandle *self, PyObject *callback)
 {
+    UVT_LOCKED(self->lock);
     const Watcher *watcher = watcher_of(self);
     int rc;
     if (!uvt_arg_callable(watcher->start_name, callback)
@@ -221,6 +223,7 @@ PyDoc_STRVAR(stop_doc,
 static PyObject *
 watcher_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 {
+    UVT_LOCKED(self->lock);
     const Watcher *watcher = watcher_of(self);
     if (!uvt_handle_check_free(self, watcher->stop_name)) {
         return NULL;

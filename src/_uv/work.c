@@ -116,6 +116,7 @@ const char uvt_queue_work_doc[] =
 PyObject *
 uvt_queue_work(UvtLoop *loop, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(loop->lock);
     PyObject *done = NULL;
     WorkTask *self;
     WorkJob *job;
@@ -164,6 +165,7 @@ work_traverse(WorkTask *self, visitproc visit, void *arg)
 static int
 work_clear(WorkTask *self)
 {
+    UVT_LOCKED(self->base.loop->lock);
     Py_CLEAR(self->work);
     Py_CLEAR(self->result);
     Py_CLEAR(self->exception);
@@ -172,21 +174,23 @@ work_clear(WorkTask *self)
 
 /* While a thread may be writing them they are not there to see. */
 static PyObject *
-shown(const WorkTask *self, PyObject *what)
+shown(const WorkTask *self, PyObject *const *what)
 {
-    return Py_NewRef(self->base.job == NULL && what != NULL ? what : Py_None);
+    return Py_NewRef(self->base.job == NULL && *what != NULL ? *what : Py_None);
 }
 
 static PyObject *
 work_get_result(WorkTask *self, void *Py_UNUSED(closure))
 {
-    return shown(self, self->result);
+    UVT_LOCKED(((UvtTask *)self)->loop->lock);
+    return shown(self, &self->result);
 }
 
 static PyObject *
 work_get_exception(WorkTask *self, void *Py_UNUSED(closure))
 {
-    return shown(self, self->exception);
+    UVT_LOCKED(((UvtTask *)self)->loop->lock);
+    return shown(self, &self->exception);
 }
 
 static PyGetSetDef work_getset[] = {

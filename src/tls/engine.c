@@ -58,28 +58,40 @@ import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
     return 0;
 }
 
+/* The module `ssl` is what threads wait at for each other. */
+static int
+prepare(UvtTlsState *st, PyObject *ssl, PyObject *low)
+{
+    const char *choice = getenv("UVTULIP_TLS");
+    UVT_LOCKED(ssl);
+    if (st->ready) {
+        return 0;
+    }
+    if (import_names(st, ssl, low) < 0) {
+        return -1;
+    }
+    st->openssl = uvt_openssl_find(low);
+    if (st->openssl != NULL && !uvt_tls_make_method(st->openssl)) {
+        uvt_openssl_drop(st->openssl);
+        st->openssl = NULL;
+    }
+    st->portable = st->openssl == NULL
+        || (choice != NULL && strcmp(choice, "portable") == 0);
+    st->ready = true;
+    return 0;
+}
+
 int
 uvt_tls_prepare(UvtTlsState *st)
 {
     PyObject *ssl, *low;
-    const char *choice = getenv("UVTULIP_TLS");
     int rc;
     if (st->ready) {
         return 0;
     }
     ssl = PyImport_ImportModule("ssl");
     low = ssl == NULL ? NULL : PyImport_ImportModule("_ssl");
-    rc = low == NULL ? -1 : import_names(st, ssl, low);
-    if (rc == 0) {
-        st->openssl = uvt_openssl_find(low);
-        if (st->openssl != NULL && !uvt_tls_make_method(st->openssl)) {
-            uvt_openssl_drop(st->openssl);
-            st->openssl = NULL;
-        }
-        st->portable = st->openssl == NULL
-            || (choice != NULL && strcmp(choice, "portable") == 0);
-        st->ready = true;
-    }
+    rc = low == NULL ? -1 : prepare(st, ssl, low);
     Py_XDECREF(low);
     Py_XDECREF(ssl);
     return rc;

@@ -27,8 +27,8 @@ typedef enum UvtTlsStatus {
 
 /* Part of the state of each module that links this. */
 typedef struct UvtTlsState {
-    bool ready;
-    bool portable;              /* by choice: not even try to be direct */
+    _Atomic bool ready;
+    _Atomic bool portable;      /* by choice: not even try to be direct */
     UvtOpenSSL *openssl;        /* NULL: only the portable way */
     PyObject *memory_bio;       /* ssl.MemoryBIO */
     PyObject *context_type;     /* ssl.SSLContext */

@@ -6,6 +6,7 @@
 #define UVT_TLS_OPENSSL_H
 
 #include "../_uv/compat.h"
+#include "../_uv/locked.h"
 #include <stddef.h>
 #include <stdint.h>
 
