@@ -114,7 +114,11 @@ async def handshake_timeout(loop):
 
 
 async def executor(loop):
-    await loop.run_in_executor(None, os.stat, "/no/such/path")
+    try:
+        await loop.run_in_executor(None, os.stat, "/no/such/path")
+    finally:
+        # Without a GIL its thread has the last reference until it ends.
+        await loop.shutdown_default_executor()
 
 
 @pytest.mark.parametrize(

@@ -200,9 +200,11 @@ def test_raising_does_not_grow(loop):
             except uv.error.PollError as e:
                 str(e)
 
-    many()
-    gc.collect()
-    before = sys.getallocatedblocks()
-    many()
-    gc.collect()
-    assert sys.getallocatedblocks() - before < 100
+    def grown():
+        before = sys.getallocatedblocks()
+        many()
+        gc.collect()
+        return sys.getallocatedblocks() - before
+
+    # What grows by itself, memory that is kept for later, does so once.
+    assert min(grown() for _ in range(4)) < 100
