@@ -33,7 +33,8 @@ SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 	$(wildcard src/*/meson.build src/*/*.c src/*/*.h) \
 	$(wildcard $(addprefix python/uvtulip/,meson.build *.py *.pyi */*.pyi py.typed))
 
-.PHONY: help setup run test test-all newer asan debug-alloc leaks conformance \
+.PHONY: help setup run test test-all newer free-threaded tsan asan debug-alloc leaks \
+	conformance \
 	interop stress bench lint symbols docs docs-free clean
 
 help:
@@ -41,6 +42,8 @@ help:
 	run          set up, build and serve examples/aiohttp_app.py
 	test         set up, build and run every fast test
 	test-all     the fast tests on each CPython 3.11, 3.12 and 3.13 found here
+	free-threaded  the fast tests without the GIL: PYTHON=python3.13t VENV=.venvs/3.13t
+	tsan         tests with threads under ThreadSanitizer: PYTHON is built with it, too
 	newer        the fast tests on Python 3.14 and the newest libuv: FOLDER=/some/folder
 	asan         the tests of the C code with AddressSanitizer and UBSan
 	debug-alloc  the tests with Python's debug allocator and -X dev
@@ -108,6 +111,39 @@ newer:
 	fi
 	VERSION="$(VERSION)" tools/newer-python "$(FOLDER)" \
 		$(MAKE) --no-print-directory test PYTEST_ARGS="$(PYTEST_ARGS)"
+
+# Where trustme cannot be had (no cryptography for that Python), the tests of TLS are
+# left out, and that is said.
+NO_GIL := PYTHON_GIL=0
+TLS_TESTS = $(shell grep -lErs "tlssupport|rawtls|fuzz|trustme" tests/loop tests/uv)
+$(VENV)/.bare: $(VENV)/.tools $(SOURCES)
+	$(INSTALL) .
+	$(PIP) install --quiet "pytest>=8"
+	$(PIP) install --quiet "trustme>=1.1" || echo "no trustme: the tests of TLS are left out"
+	touch $@
+
+free-threaded: $(VENV)/.bare
+	left=
+	if ! $(BIN)/python -c 'import trustme' 2>/dev/null; then
+		echo "left out, as they need trustme: $(TLS_TESTS)"
+		left="$(addprefix --ignore=,$(TLS_TESTS))"
+	fi
+	$(NO_GIL) UVTULIP_TEST_LIMIT=120 tools/side-by-side tests/loop tests/uv \
+		$(PYTEST) $$left $(PYTEST_ARGS)
+
+# $(PYTHON) was configured with --disable-gil --with-thread-sanitizer.
+TSAN_TESTS ?= tests/loop/test_many_threads.py tests/loop/test_threads.py \
+	tests/loop/test_threadsafe.py tests/loop/test_executor_dns.py \
+	tests/loop/test_loop_gc.py tests/loop/test_signals.py tests/uv/test_async.py \
+	tests/uv/test_work.py tests/uv/test_thread.py tests/uv/test_fs_request.py
+tsan: export CFLAGS := -fsanitize=thread -g -O1
+tsan: export LDFLAGS := -fsanitize=thread
+tsan: $(VENV)/.bare
+	rm -f "$(BUILD)"/thread-report.*
+	$(NO_GIL) UVTULIP_TEST_LIMIT=600 TSAN_OPTIONS="exitcode=0 \
+	log_path=$(CURDIR)/$(BUILD)/thread-report" \
+		$(PYTEST) -k "not fork and not child" $(PYTEST_ARGS) $(TSAN_TESTS)
+	$(BIN)/python tools/thread_reports.py "$(BUILD)"/thread-report.*
 
 # The sanitized modules stand in a folder of their own, before the installed ones.
 # Not the tests of forks: the sanitizer's allocator may be locked by a thread that the
