@@ -143,6 +143,6 @@ def lookups(count):
 
 
 check("sockets", work, 2_000, 300)
-check("files", files, 300, 300)
+check("files", files, 600, 300)
 check("lookups", lookups, 2_000, 300)
 check("loops closed while a socket is waited for", closed_while_waiting, 2_000, 300)
