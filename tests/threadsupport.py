@@ -1,5 +1,5 @@
-"""What the tests with several threads share: functions that begin together, a loop
-of one's own, and one that another thread runs."""
+"""What the tests with several threads share: functions that begin together, and a
+loop that another thread runs."""
 
 import asyncio
 import queue
@@ -37,22 +37,6 @@ def together(*functions):
     if errors:
         raise errors[0]
     return results
-
-
-def run_loop(main):
-    """Run it on a new loop, in this thread; no error is left to the loop."""
-    unhandled = []
-
-    async def limited():
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda loop, context: unhandled.append(context))
-        async with asyncio.timeout(LIMIT):
-            return await main()
-
-    with asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner:
-        result = runner.run(limited())
-    assert unhandled == []
-    return result
 
 
 async def echo_by_streams(rounds, server_tls=None, client_tls=None):

@@ -12,14 +12,13 @@ import threading
 import time
 
 import uvtulip
-from aiosupport import LIMIT, until
+from aiosupport import LIMIT, run, until
 from threadsupport import (
     THREADS,
     Running,
     echo_by_streams,
     look_from_threads,
     meddle_from_threads,
-    run_loop,
     together,
 )
 from uvtulip import uv
@@ -29,7 +28,7 @@ from uvtulip import uv
 
 def test_each_has_a_server_and_clients():
     def work():
-        return run_loop(lambda: echo_by_streams(20))
+        return run(echo_by_streams(20))
 
     assert together(*[work] * THREADS) == [210_000] * THREADS
 
@@ -80,7 +79,7 @@ def test_each_uses_all_that_loops_share():
         return sorted(done, key=str)
 
     expected = sorted([*range(20), *[None] * 60], key=str)
-    assert together(*[lambda: run_loop(main)] * THREADS) == [expected] * THREADS
+    assert together(*[lambda: run(main())] * THREADS) == [expected] * THREADS
 
 
 def test_loops_are_made_and_closed_all_the_time():
@@ -241,7 +240,7 @@ def test_what_a_running_loop_has_is_dropped_by_others():
         gc.collect()
         return dropped
 
-    dropped = together(lambda: run_loop(main), *[drop] * THREADS)
+    dropped = together(lambda: run(main()), *[drop] * THREADS)
     assert dropped[0] is True
     assert sum(dropped[1:]) == count * 6 + count // 20
 
@@ -280,13 +279,13 @@ def test_an_async_handle_is_sent_by_all_and_closed_in_between():
         done.append(1)
 
     def tick(timer):
-        if handles and not handles[0].closed:
-            next(handle for handle in handles if not handle.closed).close()
+        left = [handle for handle in handles if not handle.closed]
         if len(done) == THREADS:
             timer.close()
-            for handle in handles:
-                if not handle.closed:
-                    handle.close()
+        else:
+            del left[1:]
+        for handle in left:
+            handle.close()
 
     keep.start(tick, 0.001, 0.001)
     together(loop.run, *[send] * THREADS)

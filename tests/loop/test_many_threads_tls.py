@@ -2,12 +2,12 @@
 others get at the objects of one."""
 
 import uvtulip
+from aiosupport import run
 from threadsupport import (
     THREADS,
     echo_by_streams,
     look_from_threads,
     meddle_from_threads,
-    run_loop,
     together,
 )
 from tlssupport import client_context, server_context
@@ -22,7 +22,7 @@ def test_each_has_tls_by_the_same_contexts():
     server, client = server_context(), client_context()
 
     def work():
-        return run_loop(lambda: echo_by_streams(8, server, client))
+        return run(echo_by_streams(8, server, client))
 
     assert together(*[work] * THREADS) == [36_000] * THREADS
 

@@ -11,25 +11,12 @@ import pytest
 
 import uvtulip
 from aiosupport import LIMIT, check_script, run, turns, until
+from threadsupport import together
 
 
 def in_thread(function):
     """Call it in a thread; its result, or its exception."""
-    outcome = []
-
-    def work():
-        try:
-            outcome.append((function(), None))
-        except BaseException as exc:
-            outcome.append((None, exc))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(LIMIT)
-    result, exc = outcome[0]
-    if exc is not None:
-        raise exc
-    return result
+    return together(function)[0]
 
 
 # ---- nested runs ----
