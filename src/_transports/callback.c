@@ -285,8 +285,7 @@ leave_heap(TulipCallback *self)
 {
     TulipLoop *loop = self->loop;
 #ifdef Py_GIL_DISABLED
-    unsigned long running = loop->thread_id;
-    if (running != 0 && running != PyThread_get_thread_ident()) {
+    if (!tulip_loop_is_here(loop)) {
         return;
     }
 #endif

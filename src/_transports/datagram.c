@@ -12,11 +12,7 @@
 bool
 tulip_datagram_on_thread(const TulipDatagram *self)
 {
-    unsigned long running = self->loop->thread_id;
-    if (self->loop->forked) {
-        return false;
-    }
-    return running == 0 || running == PyThread_get_thread_ident();
+    return !self->loop->forked && tulip_loop_is_here(self->loop);
 }
 
 bool

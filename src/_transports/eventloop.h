@@ -302,6 +302,14 @@ void tulip_set_waiter(TulipLoop *loop, PyObject *transport, PyObject *protocol,
 
 /* ---- on the hot path ---- */
 
+/* No other thread runs it. */
+static inline bool
+tulip_loop_is_here(const TulipLoop *self)
+{
+    unsigned long running = self->thread_id;
+    return running == 0 || running == PyThread_get_thread_ident();
+}
+
 /* In a forked child: the parent's loop was closed there, too. */
 static inline bool
 tulip_loop_is_closed(const TulipLoop *self)

@@ -23,8 +23,7 @@ tulip_loop_check_open(TulipLoop *self)
 bool
 tulip_loop_check_own_thread(TulipLoop *self)
 {
-    if (self->thread_id != 0
-        && self->thread_id != PyThread_get_thread_ident()) {
+    if (!tulip_loop_is_here(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Non-thread-safe operation invoked on an event loop "
                         "other than the current one");

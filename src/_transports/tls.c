@@ -206,11 +206,10 @@ tls_dealloc(TulipTLS *self)
 bool
 tulip_tls_check_thread(TulipTLS *self)
 {
-    unsigned long running = self->loop->thread_id;
     if (!tulip_loop_check_fork(self->loop)) {
         return false;
     }
-    if (running == 0 || running == PyThread_get_thread_ident()) {
+    if (tulip_loop_is_here(self->loop)) {
         return true;
     }
     PyErr_SetString(PyExc_RuntimeError,

@@ -14,11 +14,7 @@
 bool
 tulip_stream_on_thread(const TulipStream *self)
 {
-    unsigned long running = self->loop->thread_id;
-    if (self->loop->forked) {
-        return false;
-    }
-    return running == 0 || running == PyThread_get_thread_ident();
+    return !self->loop->forked && tulip_loop_is_here(self->loop);
 }
 
 bool
