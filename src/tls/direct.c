@@ -106,6 +106,13 @@ forget_errors(const UvtOpenSSL *lib)
     }
 }
 
+static UvtTlsStatus
+no_memory(UvtTls *self)
+{
+    PyErr_SetNone(PyExc_MemoryError);
+    return uvt_tls_status(self);
+}
+
 /* A call has failed for good: the same again through Python, which finds OpenSSL
  * in the same state and the error where it is. */
 static UvtTlsStatus
@@ -114,8 +121,7 @@ fail(UvtTls *self, bool reading)
     PyObject *result;
     UvtTlsStatus status;
     if (self->no_memory) {
-        PyErr_SetNone(PyExc_MemoryError);
-        return uvt_tls_status(self);
+        return no_memory(self);
     }
     result = reading
         ? PyObject_CallMethod(self->target, "read", "i", 1)
@@ -168,6 +174,47 @@ direct_write(UvtTls *self, const char *buf, size_t len, size_t *put)
     return not_done(self, false);
 }
 
+/* Python is asked at the end only: it raises what a callback of the context has
+ * raised, and when OpenSSL has failed the error that is still there. */
+static UvtTlsStatus
+direct_handshake(UvtTls *self)
+{
+    UvtOpenSSL *lib = self->lib;
+    SSL *ssl = self->ssl;
+    int error;
+    forget_errors(lib);
+    Py_BEGIN_ALLOW_THREADS
+    error = lib->SSL_get_error(ssl, lib->SSL_do_handshake(ssl));
+    Py_END_ALLOW_THREADS
+    if (self->no_memory) {
+        return no_memory(self);
+    }
+    if (error == UVT_SSL_ERROR_WANT_READ || error == UVT_SSL_ERROR_WANT_WRITE) {
+        return UVT_TLS_WANT;
+    }
+    return uvt_tls_call(self, self->st->str_do_handshake);
+}
+
+/* The first call sends, the second one reads. */
+static UvtTlsStatus
+direct_shutdown(UvtTls *self)
+{
+    UvtOpenSSL *lib = self->lib;
+    int result;
+    forget_errors(lib);
+    result = lib->SSL_shutdown(self->ssl);
+    if (self->no_memory) {
+        return no_memory(self);
+    }
+    if (result < 0) {           /* in the middle of a handshake: it fails again */
+        return uvt_tls_call(self, self->st->str_shutdown);
+    }
+    if (result == 0 && lib->SSL_shutdown(self->ssl) < 0) {
+        return not_done(self, true);
+    }
+    return UVT_TLS_OK;
+}
+
 static UvtTlsStatus
 direct_close_notify(UvtTls *self)
 {
@@ -175,7 +222,7 @@ direct_close_notify(UvtTls *self)
     size_t in_len = self->in_len;
     UvtTlsStatus status;
     self->in_len = 0;
-    status = uvt_tls_shutdown(self);
+    status = direct_shutdown(self);
     self->in = in;
     self->in_len = in_len;
     return status;
@@ -183,23 +230,19 @@ direct_close_notify(UvtTls *self)
 
 const UvtTlsBackend uvt_tls_direct = {
     .name = "openssl",
+    .handshake = direct_handshake,
+    .shutdown = direct_shutdown,
     .close_notify = direct_close_notify,
     .read = direct_read,
     .write = direct_write,
 };
 
 int
-uvt_tls_make_direct(UvtTls *self, PyObject *sslobj)
+uvt_tls_make_direct(UvtTls *self, PyObject *sslobj, PyObject *context)
 {
     UvtOpenSSL *lib = self->st->openssl;
-    PyObject *context = PyObject_GetAttrString(sslobj, "context");
-    SSL *ssl;
+    SSL *ssl = uvt_openssl_ssl_of(lib, sslobj, context);
     BIO *bio;
-    if (context == NULL) {
-        return -1;
-    }
-    ssl = uvt_openssl_ssl_of(lib, sslobj, context);
-    Py_DECREF(context);
     if (ssl == NULL) {
         return 0;
     }

@@ -1,6 +1,5 @@
-/* What both backends have in common: making a connection, its input and output,
- * handshake and shutdown, which are calls of the SSLObject's own methods either
- * way: so the errors are the interpreter's, and its lock is free meanwhile.
+/* What both backends have in common: the state, input and output, what a call has
+ * come to.
  *
  * Functions run attached, except those that a BIO calls: uvt_tls_put_output() and
  * uvt_tls_disown().
@@ -15,12 +14,14 @@
 /* ---- the state ---- */
 
 #define FOR_EACH_STRING(DO) \
-    DO(do_handshake) DO(pending) DO(read) DO(shutdown) DO(unwrap) DO(write)
+    DO(_sslobj) DO(_wrap_bio) DO(context) DO(do_handshake) DO(pending) DO(read) \
+    DO(shutdown) DO(sslobject_class) DO(unwrap) DO(wrap_bio) DO(write)
 
 #define FOR_EACH_OBJECT(DO) \
     DO(memory_bio) DO(context_type) DO(object_type) DO(sslobj_type) DO(error) \
     DO(certificate_error) DO(want_read) DO(want_write) DO(syscall_error) \
-    DO(zero_return) DO(eof_error)
+    DO(zero_return) DO(eof_error) DO(wrap_bio) DO(incoming) DO(outgoing) \
+    DO(wrap_names)
 
 static int
 import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
@@ -74,6 +75,9 @@ prepare(UvtTlsState *st, PyObject *ssl, PyObject *low)
     if (st->openssl != NULL && !uvt_tls_make_method(st->openssl)) {
         uvt_openssl_drop(st->openssl);
         st->openssl = NULL;
+    }
+    if (st->openssl != NULL && uvt_tls_prepare_wrap(st, ssl) < 0) {
+        return -1;
     }
     st->portable = st->openssl == NULL
         || (choice != NULL && strcmp(choice, "portable") == 0);
@@ -138,85 +142,6 @@ uvt_tls_state_clear(UvtTlsState *st)
 }
 
 /* ---- life cycle ---- */
-
-/* context.wrap_bio(incoming, outgoing, ...) */
-static PyObject *
-wrap(PyObject *context, PyObject *incoming, PyObject *outgoing, bool server_side,
-     PyObject *hostname, PyObject *session)
-{
-    PyObject *method = PyObject_GetAttrString(context, "wrap_bio");
-    PyObject *args = PyTuple_Pack(2, incoming, outgoing);
-    PyObject *kwds = Py_BuildValue("{sOsO}",
-                                   "server_side", server_side ? Py_True : Py_False,
-                                   "server_hostname", hostname);
-    PyObject *object = NULL;
-    if (method != NULL && args != NULL && kwds != NULL
-        && (session == Py_None
-            || PyDict_SetItemString(kwds, "session", session) == 0)) {
-        object = PyObject_Call(method, args, kwds);
-    }
-    Py_XDECREF(kwds);
-    Py_XDECREF(args);
-    Py_XDECREF(method);
-    return object;
-}
-
-/* Chooses whose methods are called, and how. */
-static int
-choose(UvtTls *self, PyObject *incoming, PyObject *outgoing)
-{
-    PyObject *sslobj;
-    int direct = 0;
-    if ((PyObject *)Py_TYPE(self->object) == self->st->object_type) {
-        sslobj = PyObject_GetAttrString(self->object, "_sslobj");
-        if (sslobj == NULL) {
-            return -1;
-        }
-        self->target = sslobj;
-        if (!self->st->portable
-            && (PyObject *)Py_TYPE(sslobj) == self->st->sslobj_type) {
-            direct = uvt_tls_make_direct(self, sslobj);
-        }
-    }
-    else {
-        self->target = Py_NewRef(self->object);
-    }
-    if (direct == 0) {
-        self->incoming = Py_NewRef(incoming);
-        self->outgoing = Py_NewRef(outgoing);
-        self->backend = &uvt_tls_portable;
-    }
-    return direct < 0 ? -1 : 0;
-}
-
-UvtTls *
-uvt_tls_new(UvtTlsState *st, PyObject *context, bool server_side,
-            PyObject *hostname, PyObject *session)
-{
-    UvtTls *self = PyMem_RawCalloc(1, sizeof(UvtTls));
-    PyObject *incoming = PyObject_CallNoArgs(st->memory_bio);
-    PyObject *outgoing = PyObject_CallNoArgs(st->memory_bio);
-    if (self == NULL) {
-        PyErr_NoMemory();
-    }
-    else if (incoming != NULL && outgoing != NULL) {
-        atomic_init(&self->owners, 1);
-        self->st = st;
-        self->object = wrap(context, incoming, outgoing, server_side, hostname,
-                            session);
-        if (self->object == NULL || choose(self, incoming, outgoing) < 0) {
-            uvt_tls_free(self);
-            self = NULL;
-        }
-    }
-    else {
-        PyMem_RawFree(self);
-        self = NULL;
-    }
-    Py_XDECREF(outgoing);
-    Py_XDECREF(incoming);
-    return self;
-}
 
 void
 uvt_tls_disown(UvtTls *self)
@@ -377,7 +302,7 @@ uvt_tls_clear_output(UvtTls *self)
     self->out_len = self->out_size = 0;
 }
 
-/* ---- handshake and shutdown ---- */
+/* ---- calls of the SSLObject's methods ---- */
 
 UvtTlsStatus
 uvt_tls_status(UvtTls *self)
@@ -401,9 +326,8 @@ uvt_tls_status(UvtTls *self)
     return UVT_TLS_ERROR;
 }
 
-/* Calls a method that takes and returns nothing of interest. */
-static UvtTlsStatus
-call(UvtTls *self, PyObject *name)
+UvtTlsStatus
+uvt_tls_call(UvtTls *self, PyObject *name)
 {
     PyObject *result = PyObject_CallMethodNoArgs(self->target, name), *raised;
     UvtTlsStatus status = UVT_TLS_OK;
@@ -422,23 +346,4 @@ call(UvtTls *self, PyObject *name)
         }
     }
     return status;
-}
-
-UvtTlsStatus
-uvt_tls_handshake(UvtTls *self)
-{
-    return call(self, self->st->str_do_handshake);
-}
-
-UvtTlsStatus
-uvt_tls_shutdown(UvtTls *self)
-{
-    return call(self, self->target == self->object ? self->st->str_unwrap
-                                                   : self->st->str_shutdown);
-}
-
-UvtTlsStatus
-uvt_tls_close_notify(UvtTls *self)
-{
-    return self->backend->close_notify(self);
 }

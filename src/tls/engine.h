@@ -41,11 +41,20 @@ typedef struct UvtTlsState {
     PyObject *syscall_error;
     PyObject *zero_return;
     PyObject *eof_error;
+    PyObject *wrap_bio;         /* SSLContext's; NULL: it is not ssl's own */
+    PyObject *incoming;         /* MemoryBIOs for what gets another BIO at once */
+    PyObject *outgoing;
+    PyObject *wrap_names;       /* of the last arguments of _wrap_bio() */
+    PyObject *str__sslobj;
+    PyObject *str__wrap_bio;
+    PyObject *str_context;
     PyObject *str_do_handshake;
     PyObject *str_pending;
     PyObject *str_read;
     PyObject *str_shutdown;
+    PyObject *str_sslobject_class;
     PyObject *str_unwrap;
+    PyObject *str_wrap_bio;
     PyObject *str_write;
 } UvtTlsState;
 
@@ -69,7 +78,9 @@ typedef struct UvtTlsBackend {
                           size_t *put);
     /* Moves what was written to `out`; NULL: it is there.  -1: exception. */
     int (*collect)(struct UvtTls *self);
-    /* shutdown() of the object while its input seems to be empty. */
+    UvtTlsStatus (*handshake)(struct UvtTls *self);
+    UvtTlsStatus (*shutdown)(struct UvtTls *self);
+    /* The same while its input seems to be empty. */
     UvtTlsStatus (*close_notify)(struct UvtTls *self);
 } UvtTlsBackend;
 
@@ -118,12 +129,25 @@ uvt_tls_unread(const UvtTls *self)
     return self->in_len + self->inside;
 }
 
-UVT_CHECKED UvtTlsStatus uvt_tls_handshake(UvtTls *self);
+/* The interpreter's lock is free meanwhile. */
+UVT_CHECKED static inline UvtTlsStatus
+uvt_tls_handshake(UvtTls *self)
+{
+    return self->backend->handshake(self);
+}
 /* Sends close_notify the first time, OK when the peer's has come too. */
-UVT_CHECKED UvtTlsStatus uvt_tls_shutdown(UvtTls *self);
+UVT_CHECKED static inline UvtTlsStatus
+uvt_tls_shutdown(UvtTls *self)
+{
+    return self->backend->shutdown(self);
+}
 /* Sends close_notify and looks at nothing that the peer has sent, which can still
  * be read: WANT or OK. */
-UVT_CHECKED UvtTlsStatus uvt_tls_close_notify(UvtTls *self);
+UVT_CHECKED static inline UvtTlsStatus
+uvt_tls_close_notify(UvtTls *self)
+{
+    return self->backend->close_notify(self);
+}
 /* One record or a part of it; len > 0. */
 UVT_CHECKED static inline UvtTlsStatus
 uvt_tls_read(UvtTls *self, char *buf, size_t len, size_t *got)
@@ -163,12 +187,17 @@ void uvt_tls_clear_output(UvtTls *self);
 
 /* False: no memory. */
 UVT_CHECKED bool uvt_tls_put_output(UvtTls *self, const char *base, size_t len);
+/* Calls a method of the target that takes and returns nothing of interest. */
+UVT_CHECKED UvtTlsStatus uvt_tls_call(UvtTls *self, PyObject *name);
 /* What a call into OpenSSL has come to, from the raised exception. */
 UVT_CHECKED UvtTlsStatus uvt_tls_status(UvtTls *self);
 /* One less owner; the last one frees the memory. */
 void uvt_tls_disown(UvtTls *self);
 /* 1: it is direct now; 0: it cannot be; -1 with an exception. */
-UVT_CHECKED int uvt_tls_make_direct(UvtTls *self, PyObject *sslobj);
+UVT_CHECKED int uvt_tls_make_direct(UvtTls *self, PyObject *sslobj,
+                                    PyObject *context);
+/* Part of uvt_tls_prepare().  -1 with an exception. */
+UVT_CHECKED int uvt_tls_prepare_wrap(UvtTlsState *st, PyObject *ssl);
 /* The method that direct connections share, in st->openssl; false: none. */
 bool uvt_tls_make_method(UvtOpenSSL *lib);
 extern const UvtTlsBackend uvt_tls_portable, uvt_tls_direct;

@@ -38,6 +38,8 @@ enum {
     DO(SSL_get_ex_data, void *, (const SSL *ssl, int index)) \
     DO(SSL_get_SSL_CTX, SSL_CTX *, (const SSL *ssl)) \
     DO(SSL_get_error, int, (const SSL *ssl, int result)) \
+    DO(SSL_do_handshake, int, (SSL *ssl)) \
+    DO(SSL_shutdown, int, (SSL *ssl)) \
     DO(SSL_has_pending, int, (const SSL *ssl)) \
     DO(SSL_read_ex, int, (SSL *ssl, void *buf, size_t len, size_t *got)) \
     DO(SSL_write_ex, int, (SSL *ssl, const void *buf, size_t len, size_t *put)) \

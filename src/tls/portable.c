@@ -145,6 +145,19 @@ portable_write(UvtTls *self, const char *buf, size_t len, size_t *put)
 }
 
 static UvtTlsStatus
+portable_handshake(UvtTls *self)
+{
+    return uvt_tls_call(self, self->st->str_do_handshake);
+}
+
+static UvtTlsStatus
+portable_shutdown(UvtTls *self)
+{
+    return uvt_tls_call(self, is_foreign(self) ? self->st->str_unwrap
+                                               : self->st->str_shutdown);
+}
+
+static UvtTlsStatus
 portable_close_notify(UvtTls *self)
 {
     PyObject *unread = PyObject_CallMethodNoArgs(self->incoming,
@@ -154,7 +167,7 @@ portable_close_notify(UvtTls *self)
     if (unread == NULL) {
         return UVT_TLS_ERROR;
     }
-    status = uvt_tls_shutdown(self);
+    status = portable_shutdown(self);
     raised = PyErr_GetRaisedException();
     result = PyObject_CallMethodOneArg(self->incoming, self->st->str_write, unread);
     if (result == NULL && raised == NULL) {
@@ -170,6 +183,8 @@ portable_close_notify(UvtTls *self)
 
 const UvtTlsBackend uvt_tls_portable = {
     .name = "memory-bio",
+    .handshake = portable_handshake,
+    .shutdown = portable_shutdown,
     .close_notify = portable_close_notify,
     .feed = portable_feed,
     .read = portable_read,

@@ -1,0 +1,196 @@
+/* Making a connection: the SSLObject, and the choice of the backend.  All functions
+ * run attached.
+ *
+ * ssl's own wrap_bio() is Python code around one call of _ssl.  A server makes that
+ * call itself, as far as it can see that the code is ssl's and would do no more.
+ */
+#include "engine.h"
+#include <stdatomic.h>
+
+/* ---- what the short way takes ---- */
+
+/* The SSLContext.wrap_bio that ssl came with; NULL: somebody has put another one in
+ * its place. */
+static PyObject *
+own_wrap_bio(UvtTlsState *st, PyObject *ssl)
+{
+    PyObject *method = PyObject_GetAttr(st->context_type, st->str_wrap_bio);
+    if (method != NULL
+        && (!PyFunction_Check(method)
+            || PyFunction_GetGlobals(method) != PyModule_GetDict(ssl))) {
+        Py_CLEAR(method);
+    }
+    PyErr_Clear();
+    return method;
+}
+
+int
+uvt_tls_prepare_wrap(UvtTlsState *st, PyObject *ssl)
+{
+    Py_XSETREF(st->incoming, PyObject_CallNoArgs(st->memory_bio));
+    Py_XSETREF(st->outgoing, PyObject_CallNoArgs(st->memory_bio));
+    Py_XSETREF(st->wrap_names, Py_BuildValue("(ss)", "owner", "session"));
+    Py_XSETREF(st->wrap_bio, own_wrap_bio(st, ssl));
+    return st->incoming != NULL && st->outgoing != NULL && st->wrap_names != NULL
+        ? 0 : -1;
+}
+
+/* Whether wrap_bio() of the context is ssl's, and makes a plain SSLObject. */
+static bool
+is_plain(UvtTlsState *st, PyObject *context)
+{
+    PyObject *method, *type;
+    bool plain;
+    if (st->wrap_bio == NULL || (PyObject *)Py_TYPE(context) != st->context_type) {
+        return false;
+    }
+    method = PyObject_GetAttr(context, st->str_wrap_bio);
+    type = PyObject_GetAttr(context, st->str_sslobject_class);
+    plain = method != NULL && PyMethod_Check(method)
+        && PyMethod_GET_FUNCTION(method) == st->wrap_bio
+        && type == st->object_type;
+    PyErr_Clear();
+    Py_XDECREF(type);
+    Py_XDECREF(method);
+    return plain;
+}
+
+/* An SSLObject for a server, in object and target.  The two MemoryBIOs are the same
+ * for all of them: OpenSSL gets another BIO before it uses one. */
+static bool
+wrap_short(UvtTls *self, PyObject *context)
+{
+    UvtTlsState *st = self->st;
+    PyTypeObject *type = (PyTypeObject *)st->object_type;
+    PyObject *none = PyTuple_New(0);
+    PyObject *args[] = {
+        context, st->incoming, st->outgoing, Py_True, Py_None, NULL, Py_None,
+    };
+    if (none == NULL) {
+        return false;
+    }
+    self->object = args[5] = type->tp_new(type, none, NULL);
+    Py_DECREF(none);
+    if (self->object == NULL) {
+        return false;
+    }
+    self->target = PyObject_VectorcallMethod(st->str__wrap_bio, args, 5,
+                                             st->wrap_names);
+    return self->target != NULL
+        && PyObject_SetAttr(self->object, st->str__sslobj, self->target) == 0;
+}
+
+/* ---- the backend ---- */
+
+/* 1: OpenSSL is called directly, on the target.  0, -1: as uvt_tls_make_direct. */
+static int
+try_direct(UvtTls *self)
+{
+    PyObject *context;
+    int direct;
+    if (self->st->portable
+        || (PyObject *)Py_TYPE(self->target) != self->st->sslobj_type) {
+        return 0;
+    }
+    context = PyObject_GetAttr(self->target, self->st->str_context);
+    if (context == NULL) {
+        return -1;
+    }
+    direct = uvt_tls_make_direct(self, self->target, context);
+    Py_DECREF(context);
+    return direct;
+}
+
+/* False without an exception: the long way has to be gone, which finds any error
+ * again. */
+static bool
+make_short(UvtTls *self, PyObject *context)
+{
+    bool made = !self->st->portable && is_plain(self->st, context)
+        && wrap_short(self, context) && try_direct(self) == 1;
+    PyErr_Clear();
+    if (!made) {
+        Py_CLEAR(self->target);
+        Py_CLEAR(self->object);
+    }
+    return made;
+}
+
+/* context.wrap_bio(incoming, outgoing, ...) */
+static PyObject *
+wrap(PyObject *context, PyObject *incoming, PyObject *outgoing, bool server_side,
+     PyObject *hostname, PyObject *session)
+{
+    PyObject *method = PyObject_GetAttrString(context, "wrap_bio");
+    PyObject *args = PyTuple_Pack(2, incoming, outgoing);
+    PyObject *kwds = Py_BuildValue("{sOsO}",
+                                   "server_side", server_side ? Py_True : Py_False,
+                                   "server_hostname", hostname);
+    PyObject *object = NULL;
+    if (method != NULL && args != NULL && kwds != NULL
+        && (session == Py_None
+            || PyDict_SetItemString(kwds, "session", session) == 0)) {
+        object = PyObject_Call(method, args, kwds);
+    }
+    Py_XDECREF(kwds);
+    Py_XDECREF(args);
+    Py_XDECREF(method);
+    return object;
+}
+
+/* Chooses whose methods are called, and how. */
+static int
+choose(UvtTls *self, PyObject *incoming, PyObject *outgoing)
+{
+    int direct = 0;
+    if ((PyObject *)Py_TYPE(self->object) == self->st->object_type) {
+        self->target = PyObject_GetAttr(self->object, self->st->str__sslobj);
+        direct = self->target == NULL ? -1 : try_direct(self);
+    }
+    else {
+        self->target = Py_NewRef(self->object);
+    }
+    if (direct == 0) {
+        self->incoming = Py_NewRef(incoming);
+        self->outgoing = Py_NewRef(outgoing);
+        self->backend = &uvt_tls_portable;
+    }
+    return direct < 0 ? -1 : 0;
+}
+
+static int
+make_long(UvtTls *self, PyObject *context, bool server_side, PyObject *hostname,
+          PyObject *session)
+{
+    PyObject *incoming = PyObject_CallNoArgs(self->st->memory_bio);
+    PyObject *outgoing = PyObject_CallNoArgs(self->st->memory_bio);
+    int rc = -1;
+    if (incoming != NULL && outgoing != NULL) {
+        self->object = wrap(context, incoming, outgoing, server_side, hostname,
+                            session);
+        rc = self->object == NULL ? -1 : choose(self, incoming, outgoing);
+    }
+    Py_XDECREF(outgoing);
+    Py_XDECREF(incoming);
+    return rc;
+}
+
+UvtTls *
+uvt_tls_new(UvtTlsState *st, PyObject *context, bool server_side,
+            PyObject *hostname, PyObject *session)
+{
+    UvtTls *self = PyMem_RawCalloc(1, sizeof(UvtTls));
+    bool plain = server_side && hostname == Py_None && session == Py_None;
+    if (self == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    atomic_init(&self->owners, 1);
+    self->st = st;
+    if (!(plain && make_short(self, context))
+        && make_long(self, context, server_side, hostname, session) < 0) {
+        uvt_tls_free(self);
+        return NULL;
+    }
+    return self;
+}
