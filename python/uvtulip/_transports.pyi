@@ -4,7 +4,7 @@ import ssl
 from asyncio.events import _TaskFactory
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextvars import Context
-from typing import Any, ClassVar, TypeVar, TypeVarTuple, Unpack, final
+from typing import Any, ClassVar, Self, TypeVar, TypeVarTuple, Unpack, final
 
 from _typeshed import FileDescriptorLike, ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
@@ -234,6 +234,18 @@ class SSLTransport(asyncio.Transport):
 class SSLLink(asyncio.Protocol):
     @property
     def transport(self) -> SSLTransport | None: ...
+
+@final
+class SSLFactory:
+    def __new__(
+        cls,
+        loop: EventLoop,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sslcontext: ssl.SSLContext,
+        handshake_timeout: float,
+        shutdown_timeout: float,
+    ) -> Self: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> SSLLink: ...
 
 def _tls_backend(portable: bool | None, /) -> str: ...
 

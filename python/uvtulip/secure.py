@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asyncio import constants
 
-from ._transports import SSLTransport
+from ._transports import SSLFactory, SSLTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ class TLS:
     ) -> Callable[[], asyncio.BaseProtocol]:
         """A factory of the protocols that stand between a server's transports and
         those of protocol_factory."""
-
-        def link() -> asyncio.BaseProtocol:
-            return self.transport(loop, protocol_factory())._link()
-
-        return link
+        return SSLFactory(
+            loop, protocol_factory, self.context, self.handshake, self.shutdown
+        )

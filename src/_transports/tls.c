@@ -71,6 +71,52 @@ PyDoc_STRVAR(tls_doc,
 "below's, and the waiter gets its result.  The protocol is called in a copy of the\n"
 "current context.");
 
+PyObject *
+tulip_tls_new(PyTypeObject *type, const TulipTLSOptions *options)
+{
+    TulipState *st = options->loop->st;
+    TulipTLS *self;
+    if (!tulip_loop_check_open(options->loop) || uvt_tls_prepare(&st->tls) < 0) {
+        return NULL;
+    }
+    self = (TulipTLS *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->loop = (TulipLoop *)Py_NewRef(options->loop);
+    self->high = TULIP_TLS_HIGH_WATER;
+    self->low = TULIP_TLS_HIGH_WATER / 4;
+    self->read_high = TULIP_TLS_READ_HIGH_WATER;
+    self->read_low = TULIP_TLS_READ_HIGH_WATER / 4;
+    self->handshake_timeout = options->handshake_timeout;
+    self->shutdown_timeout = options->shutdown_timeout;
+    self->flags = options->call_made ? TLS_CALL_MADE : TLS_MADE;
+    self->flags |= options->server_side ? TLS_SERVER : 0;
+    self->ssl_context = Py_NewRef(options->ssl_context);
+    self->waiter = options->waiter != Py_None ? Py_NewRef(options->waiter) : NULL;
+    self->context = PyContext_CopyCurrent();
+    if (self->context == NULL
+        || tulip_tls_use_protocol(self, options->protocol) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->engine = uvt_tls_new(&st->tls, options->ssl_context,
+                               options->server_side, options->hostname,
+                               options->session);
+    if (self->engine == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->ssl_object = Py_NewRef(self->engine->object);
+    if (!options->server_side
+        && (PyObject *)Py_TYPE(options->ssl_context) != st->tls.context_type
+        && PyObject_HasAttrString(options->ssl_context, "keep_session")) {
+        self->flags |= TLS_KEEPS;
+    }
+    self->backend = self->engine->backend;
+    return (PyObject *)self;
+}
+
 static PyObject *
 tls_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
 {
@@ -80,56 +126,22 @@ tls_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         "shutdown_timeout", "session", NULL,
     };
     TulipState *st = tulip_state_of_type(type);
-    PyObject *loop, *protocol, *context, *waiter, *hostname, *session;
+    TulipTLSOptions options;
     int server_side, call_made;
-    double handshake_timeout, shutdown_timeout;
-    TulipTLS *self;
 
     if (st == NULL
         || !PyArg_ParseTupleAndKeywords(
-            args, kwds, "O!OOOpOpddO:SSLTransport", names, st->loop_type, &loop,
-            &protocol, &context, &waiter, &server_side, &hostname, &call_made,
-            &handshake_timeout, &shutdown_timeout, &session)) {
+            args, kwds, "O!OOOpOpddO:SSLTransport", names, st->loop_type,
+            &options.loop, &options.protocol, &options.ssl_context,
+            &options.waiter, &server_side, &options.hostname, &call_made,
+            &options.handshake_timeout, &options.shutdown_timeout,
+            &options.session)) {
         return NULL;
     }
-    UVT_LOCKED(tulip_lock((TulipLoop *)loop));
-    if (!tulip_loop_check_open((TulipLoop *)loop)
-        || uvt_tls_prepare(&st->tls) < 0) {
-        return NULL;
-    }
-    self = (TulipTLS *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        return NULL;
-    }
-    self->loop = (TulipLoop *)Py_NewRef(loop);
-    self->high = TULIP_TLS_HIGH_WATER;
-    self->low = TULIP_TLS_HIGH_WATER / 4;
-    self->read_high = TULIP_TLS_READ_HIGH_WATER;
-    self->read_low = TULIP_TLS_READ_HIGH_WATER / 4;
-    self->handshake_timeout = handshake_timeout;
-    self->shutdown_timeout = shutdown_timeout;
-    self->flags = call_made ? TLS_CALL_MADE : TLS_MADE;
-    self->flags |= server_side ? TLS_SERVER : 0;
-    self->ssl_context = Py_NewRef(context);
-    self->waiter = waiter != Py_None ? Py_NewRef(waiter) : NULL;
-    self->context = PyContext_CopyCurrent();
-    if (self->context == NULL || tulip_tls_use_protocol(self, protocol) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->engine = uvt_tls_new(&st->tls, context, server_side != 0, hostname,
-                               session);
-    if (self->engine == NULL) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->ssl_object = Py_NewRef(self->engine->object);
-    if (!server_side && (PyObject *)Py_TYPE(context) != st->tls.context_type
-        && PyObject_HasAttrString(context, "keep_session")) {
-        self->flags |= TLS_KEEPS;
-    }
-    self->backend = self->engine->backend;
-    return (PyObject *)self;
+    options.server_side = server_side != 0;
+    options.call_made = call_made != 0;
+    UVT_LOCKED(tulip_lock(options.loop));
+    return tulip_tls_new(type, &options);
 }
 
 /* Everything is done by then; the base class has an __init__ of its own. */
@@ -423,7 +435,8 @@ tulip_tls_setup(PyObject *module, TulipState *st)
         || tulip_add_methods(st->tls_type, tulip_tls_read_methods) < 0
         || tulip_add_methods(st->tls_type, tulip_tls_write_methods) < 0
         || tulip_add_methods(st->tls_type, tulip_tls_flow_methods) < 0
-        || tulip_tls_link_setup(module, st) < 0) {
+        || tulip_tls_link_setup(module, st) < 0
+        || tulip_tls_factory_setup(module, st) < 0) {
         return -1;
     }
     /* For asyncio's code, and others', that look whether start_tls() works. */

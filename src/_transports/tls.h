@@ -102,7 +102,18 @@ typedef struct TulipTLSLink {
     UVT_LOCK_MEMBER(lock)       /* the loop's; strong */
 } TulipTLSLink;
 
+/* How to make one; all of it borrowed, waiter, hostname and session may be None. */
+typedef struct TulipTLSOptions {
+    TulipLoop *loop;
+    PyObject *protocol, *ssl_context, *waiter, *hostname, *session;
+    bool server_side, call_made;
+    double handshake_timeout, shutdown_timeout;
+} TulipTLSOptions;
+
 /* ---- tls.c ---- */
+
+/* A SSLTransport that waits to be put on another transport. */
+UVT_NEW PyObject *tulip_tls_new(PyTypeObject *type, const TulipTLSOptions *options);
 
 /* Between the two the engine stays; leaving may free it. */
 void tulip_tls_enter(TulipTLS *self);
@@ -182,5 +193,9 @@ PyObject *tulip_tls_repr(TulipTLS *self);
 
 UVT_NEW PyObject *tulip_tls_link_new(TulipTLS *tls);
 UVT_CHECKED int tulip_tls_link_setup(PyObject *module, TulipState *st);
+
+/* ---- tls_factory.c ---- */
+
+UVT_CHECKED int tulip_tls_factory_setup(PyObject *module, TulipState *st);
 
 #endif

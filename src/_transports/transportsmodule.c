@@ -139,7 +139,7 @@ module_exec(PyObject *module)
 #define FOR_EACH_OBJECT(DO) \
     DO(loop_type) DO(callback_type) DO(timer_type) DO(watcher_type) \
     DO(stream_type) DO(read_pipe_type) DO(write_pipe_type) DO(server_type) \
-    DO(tls_type) DO(tls_link_type) DO(datagram_type) \
+    DO(tls_type) DO(tls_link_type) DO(tls_factory_type) DO(datagram_type) \
     DO(future_type) DO(invalid_state) DO(tasks_names) \
     DO(buffered_protocol_type) DO(socket_type) \
     DO(socket_family) DO(socket_kind) DO(socket_proto) DO(address_family) \

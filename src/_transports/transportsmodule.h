@@ -25,6 +25,7 @@ typedef struct TulipState {
     PyTypeObject *server_type;          /* Server: the C half of it */
     PyTypeObject *tls_type;             /* SSLTransport, an asyncio.Transport */
     PyTypeObject *tls_link_type;        /* SSLLink, an asyncio.Protocol */
+    PyTypeObject *tls_factory_type;     /* SSLFactory */
     UvtTlsState tls;
     PyTypeObject *datagram_type;        /* an asyncio.DatagramTransport */
     PyObject *future_type;              /* asyncio.Future */
