@@ -8,6 +8,7 @@
  */
 #include "stream.h"
 #include "server.h"
+#include "tls_layer.h"
 
 void
 tulip_stream_detach_socket(TulipStream *self)
@@ -56,7 +57,12 @@ call_connection_lost(PyObject *owner, PyObject *exc)
         return;
     }
     self->flags |= TULIP_LOST_DONE;
-    if (self->protocol != NULL) {
+    if (self->protocol != NULL && (self->flags & TULIP_LAYERED)) {
+        PyObject *link = Py_NewRef(self->protocol);
+        tulip_layer_lost(link, exc);
+        Py_DECREF(link);
+    }
+    else if (self->protocol != NULL) {
         PyObject *result = tulip_stream_call(
             self, self->loop->st->str_connection_lost,
             exc == NULL ? Py_None : exc);

@@ -8,6 +8,7 @@
  * gives no address.
  */
 #include "server.h"
+#include "tls_layer.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -80,8 +81,14 @@ call_connection_made(TulipStream *stream)
     TulipLoop *loop = stream->loop;
     PyObject *protocol = Py_NewRef(stream->protocol), *result;
     stream->flags |= TULIP_IN_CALLBACK;
-    result = PyObject_CallMethodOneArg(protocol, loop->st->str_connection_made,
-                                       (PyObject *)stream);
+    if (stream->flags & TULIP_LAYERED) {
+        tulip_layer_made(protocol, stream);
+        result = Py_NewRef(Py_None);
+    }
+    else {
+        result = PyObject_CallMethodOneArg(
+            protocol, loop->st->str_connection_made, (PyObject *)stream);
+    }
     stream->flags &= ~(unsigned)TULIP_IN_CALLBACK;
     if (result == NULL) {
         tulip_loop_report(loop,

@@ -162,15 +162,18 @@ tulip_stream_use_protocol(TulipStream *self, PyObject *protocol)
 {
     TulipState *st = self->loop->st;
     PyObject *old, *old_receive;
-    PyObject *receive, *get_buffer = NULL, *old_get_buffer = NULL;
-    bool receive_bare, get_bare = false;
-    int buffered = tulip_is_buffered(st, protocol);
+    PyObject *receive = NULL, *get_buffer = NULL, *old_get_buffer = NULL;
+    bool receive_bare = false, get_bare = false;
+    bool layered = Py_TYPE(protocol) == st->tls_link_type;
+    int buffered = layered ? 0 : tulip_is_buffered(st, protocol);
     if (buffered < 0 || (buffered && tulip_stream_rare(self) == NULL)) {
         return -1;
     }
-    receive = tulip_find_method(protocol, buffered ? st->str_buffer_updated
-                                                   : st->str_data_received,
-                                &receive_bare);
+    if (!layered) {             /* which is called from C to C */
+        receive = tulip_find_method(protocol, buffered ? st->str_buffer_updated
+                                                       : st->str_data_received,
+                                    &receive_bare);
+    }
     if (buffered) {
         get_buffer = tulip_find_method(protocol, st->str_get_buffer, &get_bare);
     }
@@ -183,7 +186,7 @@ tulip_stream_use_protocol(TulipStream *self, PyObject *protocol)
         self->rare->get_buffer = get_buffer;
     }
     set_flag(self, TULIP_BUFFERED, buffered);
-    set_flag(self, TULIP_LAYERED, Py_TYPE(protocol) == st->tls_link_type);
+    set_flag(self, TULIP_LAYERED, layered);
     set_flag(self, TULIP_RECEIVE_BARE, receive_bare);
     set_flag(self, TULIP_GET_BARE, get_bare);
     Py_XDECREF(old_get_buffer);

@@ -7,6 +7,10 @@
 
 #include "stream.h"
 
+/* The stream is connected. */
+void tulip_layer_made(PyObject *link, TulipStream *stream);
+/* And lost; exc may be NULL. */
+void tulip_layer_lost(PyObject *link, PyObject *exc);
 /* Ciphertext, which is the stream's again when this returns. */
 void tulip_layer_read(PyObject *link, const char *base, size_t len);
 /* The stream is about to send: what waits for it has to be encrypted. */

@@ -16,6 +16,28 @@ tls_of(PyObject *link)
 /* ---- for a stream ---- */
 
 void
+tulip_layer_made(PyObject *link, TulipStream *stream)
+{
+    TulipTLS *tls = tls_of(link);
+    if (tls != NULL) {
+        Py_INCREF(tls);
+        tulip_tls_connected(tls, (PyObject *)stream);
+        Py_DECREF(tls);
+    }
+}
+
+void
+tulip_layer_lost(PyObject *link, PyObject *exc)
+{
+    TulipTLS *tls = tls_of(link);
+    if (tls != NULL) {
+        ((TulipTLSLink *)link)->tls = NULL;
+        tulip_tls_lost(tls, exc);
+        Py_DECREF(tls);
+    }
+}
+
+void
 tulip_layer_read(PyObject *link, const char *base, size_t len)
 {
     TulipTLS *tls = tls_of(link);
@@ -80,15 +102,10 @@ link_connection_lost(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs
 {
     UVT_LOCKED(self->lock);
     PyObject *exc = tulip_only_arg("connection_lost", "exc", args, nargs, kwnames);
-    TulipTLS *tls = self->tls;
     if (exc == NULL) {
         return NULL;
     }
-    if (tls != NULL) {
-        self->tls = NULL;
-        tulip_tls_lost(tls, exc == Py_None ? NULL : exc);
-        Py_DECREF(tls);
-    }
+    tulip_layer_lost((PyObject *)self, exc == Py_None ? NULL : exc);
     Py_RETURN_NONE;
 }
 
