@@ -28,6 +28,7 @@ typedef struct TulipLoop {
     _Atomic bool debug;
     bool polling;                   /* the poll may block right now */
     bool due;                       /* the deadline fired in this turn */
+    uint64_t turns;                 /* how many were begun */
     TulipRing ready;                /* callbacks of this and the next turn */
     TulipRing inbox;                /* without a GIL: from other threads */
     TulipTimers timers;

@@ -14,8 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Connections taken in one go, before others have their turn. */
-#define ACCEPT_BATCH 128
+/* The most connections taken in one go, before others have their turn. */
+#define ACCEPT_MOST 128
 /* Seconds without accepting when descriptors or memory have run out. */
 #define ACCEPT_REST 1.0
 /* An accepted socket has the TCP_NODELAY of the one that listens: one system
@@ -248,11 +248,25 @@ accept_one(int listening, struct sockaddr *peer, socklen_t *len)
 #endif
 }
 
+/* How many to take.  The poll tells again of those that are left; to look whether
+ * there is another one costs as much as to take it, up to its descriptor, and
+ * mostly there is none.  When there are more, turn after turn, it is twice as many
+ * each time. */
+static int
+next_batch(const TulipListener *listener, uint64_t turn)
+{
+    if (listener->batch == 0 || turn != listener->turn + 1) {
+        return 1;
+    }
+    return listener->batch < ACCEPT_MOST / 2 ? 2 * listener->batch : ACCEPT_MOST;
+}
+
 static void
 on_ready(PyObject *owner, int status, int Py_UNUSED(events))
 {
     TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
     TulipListener *listener = listener_of(owner);
+    int batch = next_batch(listener, self->loop->turns);
 
     if (status < 0) {
         PyObject *exc = self->st->uv->oserror(status, "accept");
@@ -263,8 +277,10 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
                           NULL, NULL);
         return;
     }
+    listener->turn = self->loop->turns;
+    listener->batch = 0;
     /* Whatever serve() calls may stop the server. */
-    for (int i = 0; i < ACCEPT_BATCH && self->serving && listener->fd >= 0
+    for (int i = 0; i < batch && self->serving && listener->fd >= 0
                     && !self->loop->forked; i++) {
         struct sockaddr_storage peer;
         socklen_t len = sizeof(peer);
@@ -290,6 +306,7 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
             return;
         }
     }
+    listener->batch = batch;
 }
 
 void

@@ -97,7 +97,9 @@ raise_kept(TulipLoop *self)
 static int
 poll(TulipLoop *self, uv_run_mode mode)
 {
-    int rc = self->st->uv->loop_turn(self->uv_loop, mode);
+    int rc;
+    self->turns++;
+    rc = self->st->uv->loop_turn(self->uv_loop, mode);
     tulip_loop_end_poll(self);
     if (tulip_loop_has_unsent(self)) {
         PyObject *exc = rc < 0 ? PyErr_GetRaisedException() : NULL;

@@ -13,6 +13,8 @@ typedef struct TulipListener {
     int fd;                     /* a duplicate of handle's, or -1 */
     bool resting;               /* waits for descriptors to become free */
     bool is_tcp;
+    int batch;                  /* connections taken last time; 0: and none was left */
+    uint64_t turn;              /* of the loop, when that was */
     struct sockaddr_storage name;   /* TCP: of accepted sockets, unless wildcard */
     PyObject *unix_name;        /* Pipe: the same, for life; or NULL */
 } TulipListener;
