@@ -52,6 +52,7 @@ enum {
     TLS_CONNECTED = 1 << 17,    /* the handshake is done */
     TLS_KEEPS = 1 << 18,        /* the context wants the session at the end */
     TLS_SERVER = 1 << 19,       /* the peer begins the handshake */
+    TLS_PEER_DONE = 1 << 20,    /* its close_notify was read */
 };
 
 /* Plaintext that waits: bytes objects, and the parts of them. */

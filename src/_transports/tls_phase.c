@@ -225,7 +225,9 @@ begin_shutdown(TulipTLS *self)
     self->phase = TULIP_TLS_SHUTDOWN;
     status = UVT_TLS_OK;
     if (!(self->flags & TLS_UNDER_EOF)) {
-        status = tulip_tls_discard(self);
+        if (!(self->flags & TLS_PEER_DONE)) {
+            status = tulip_tls_discard(self);
+        }
         if (status != UVT_TLS_ERROR) {
             status = uvt_tls_shutdown(self->engine);
         }
@@ -274,11 +276,14 @@ tulip_tls_begin_close(TulipTLS *self)
     }
     else if (self->phase == TULIP_TLS_OPEN) {
         self->phase = TULIP_TLS_FLUSHING;
-        start_timer(self, self->shutdown_timeout, on_shutdown_timeout);
         tulip_tls_update_reading(self);
         tulip_tls_flush(self);
         if (self->phase == TULIP_TLS_FLUSHING && self->waiting == 0) {
             tulip_tls_go_on_closing(self);
+        }
+        if (self->phase == TULIP_TLS_FLUSHING
+            || self->phase == TULIP_TLS_SHUTDOWN) {
+            start_timer(self, self->shutdown_timeout, on_shutdown_timeout);
         }
     }
 }

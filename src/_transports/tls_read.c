@@ -11,6 +11,8 @@
 /* An object of 128 KiB or more would be mapped and unmapped for each read. */
 #define BYTES_MAX ((size_t)126 * 1024)
 #define DISCARD_SIZE (4 * 1024)
+/* So few bytes are copied: it costs more to cut an object to what has come. */
+#define COPIED_MAX ((size_t)2 * 1024)
 
 /* ---- pausing the one below ---- */
 
@@ -110,33 +112,58 @@ fill(TulipTLS *self, char *base, size_t size, size_t *len)
     return status;
 }
 
+/* What can be read as bytes, in *data; NULL: nothing, or no memory.  The exception
+ * of a status ERROR is in *raised: what came before it is still to be delivered. */
+static UvtTlsStatus
+fill_bytes(TulipTLS *self, PyObject **data, PyObject **raised)
+{
+    char scratch[COPIED_MAX];
+    size_t size = uvt_tls_expect(self->engine), len;
+    UvtTlsStatus status;
+    *data = *raised = NULL;
+    if (size <= sizeof(scratch)) {
+        status = fill(self, scratch, size, &len);
+    }
+    else {
+        size = size < BYTES_MAX ? size : BYTES_MAX;
+        *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+        if (*data == NULL) {
+            return UVT_TLS_OK;
+        }
+        status = fill(self, PyBytes_AS_STRING(*data), size, &len);
+    }
+    *raised = status == UVT_TLS_ERROR ? PyErr_GetRaisedException() : NULL;
+    if (len == 0) {
+        Py_CLEAR(*data);
+    }
+    else if (*data == NULL) {
+        *data = PyBytes_FromStringAndSize(scratch, (Py_ssize_t)len);
+    }
+    else if (len < size) {
+        /* Documented in spite of its name, and right for an object that nobody
+         * else has seen. */
+        (void)_PyBytes_Resize(data, (Py_ssize_t)len);
+    }
+    return status;
+}
+
 static UvtTlsStatus
 read_bytes(TulipTLS *self)
 {
-    size_t size = uvt_tls_expect(self->engine), len;
-    PyObject *data;
-    UvtTlsStatus status;
-    size = size < BYTES_MAX ? size : BYTES_MAX;
-    data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-    if (data == NULL) {
-        return UVT_TLS_ERROR;
-    }
-    status = fill(self, PyBytes_AS_STRING(data), size, &len);
-    if (len > 0 && self->protocol != NULL) {
-        PyObject *raised = status == UVT_TLS_ERROR ? PyErr_GetRaisedException()
-                                                   : NULL;
-        /* Documented in spite of its name, and right for an object that nobody
-         * else has seen. */
-        if ((len < size && _PyBytes_Resize(&data, (Py_ssize_t)len) < 0)
-            || deliver(self, data) == UVT_TLS_ERROR) {
-            status = UVT_TLS_ERROR;
-            Py_XDECREF(raised);
-        }
-        else if (raised != NULL) {
-            PyErr_SetRaisedException(raised);
-        }
+    PyObject *data, *raised;
+    UvtTlsStatus status = fill_bytes(self, &data, &raised);
+    bool failed = data == NULL && PyErr_Occurred();
+    if (data != NULL && self->protocol != NULL) {
+        failed = deliver(self, data) == UVT_TLS_ERROR;
     }
     Py_XDECREF(data);
+    if (failed) {
+        Py_XDECREF(raised);
+        return UVT_TLS_ERROR;
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
     return status;
 }
 
@@ -227,6 +254,9 @@ read_data(TulipTLS *self)
     }
     if (self->phase != TULIP_TLS_OPEN) {
         return;
+    }
+    if (status == UVT_TLS_EOF) {
+        self->flags |= TLS_PEER_DONE;
     }
     if (status == UVT_TLS_EOF
         || ((self->flags & TLS_UNDER_EOF) && may_deliver(self))) {
