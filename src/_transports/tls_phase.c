@@ -8,6 +8,9 @@
 #include "tls.h"
 #include <errno.h>
 
+/* A close_notify, and the answers that may come before it. */
+#define ALERT_ROOM 256
+
 /* ---- the timer ---- */
 
 static void
@@ -221,8 +224,10 @@ close_under(TulipTLS *self)
 static void
 begin_shutdown(TulipTLS *self)
 {
+    char room[ALERT_ROOM];
     UvtTlsStatus status;
     self->phase = TULIP_TLS_SHUTDOWN;
+    uvt_tls_lend_output(self->engine, room, sizeof(room));
     status = UVT_TLS_OK;
     if (!(self->flags & TLS_UNDER_EOF)) {
         if (!(self->flags & TLS_PEER_DONE)) {
@@ -233,6 +238,7 @@ begin_shutdown(TulipTLS *self)
         }
     }
     if (status == UVT_TLS_ERROR) {
+        uvt_tls_keep_output(self->engine);
         tulip_tls_fatal(self, "Fatal error on transport");
         return;
     }

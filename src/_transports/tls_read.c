@@ -13,6 +13,8 @@
 #define DISCARD_SIZE (4 * 1024)
 /* So few bytes are copied: it costs more to cut an object to what has come. */
 #define COPIED_MAX ((size_t)2 * 1024)
+/* What a step of a handshake puts out is seldom more. */
+#define FLIGHT_SIZE (4 * 1024)
 
 /* ---- pausing the one below ---- */
 
@@ -290,19 +292,9 @@ send_answers(TulipTLS *self)
     }
 }
 
-void
-tulip_tls_process(TulipTLS *self)
+static void
+process(TulipTLS *self)
 {
-    if (self->flags & TLS_READING_NOW) {
-        return;
-    }
-    if (self->calls > 0) {
-        /* The transport below calls from inside of what the protocol has called. */
-        tulip_tls_read_soon(self);
-        return;
-    }
-    self->flags |= TLS_READING_NOW;
-    tulip_tls_enter(self);
     do {
         self->flags &= ~(unsigned)TLS_FED;
         if (self->phase == TULIP_TLS_HANDSHAKE) {
@@ -317,6 +309,36 @@ tulip_tls_process(TulipTLS *self)
         }
         send_answers(self);
     } while (self->flags & TLS_FED);
+}
+
+static void
+process_handshake(TulipTLS *self)
+{
+    char room[FLIGHT_SIZE];
+    uvt_tls_lend_output(self->engine, room, sizeof(room));
+    process(self);
+    uvt_tls_keep_output(self->engine);
+}
+
+void
+tulip_tls_process(TulipTLS *self)
+{
+    if (self->flags & TLS_READING_NOW) {
+        return;
+    }
+    if (self->calls > 0) {
+        /* The transport below calls from inside of what the protocol has called. */
+        tulip_tls_read_soon(self);
+        return;
+    }
+    self->flags |= TLS_READING_NOW;
+    tulip_tls_enter(self);
+    if (self->phase == TULIP_TLS_HANDSHAKE) {
+        process_handshake(self);
+    }
+    else {
+        process(self);
+    }
     self->flags &= ~(unsigned)TLS_READING_NOW;
     tulip_tls_leave(self);
 }

@@ -292,6 +292,19 @@ uvt_tls_reserve_output(UvtTls *self, size_t size)
 }
 
 void
+uvt_tls_keep_output(UvtTls *self)
+{
+    const char *room = self->out;
+    size_t len = self->out_len;
+    if (self->out_lent) {
+        uvt_tls_clear_output(self);
+        if (len > 0 && !uvt_tls_put_output(self, room, len)) {
+            self->no_memory = true;     /* for the next call to find */
+        }
+    }
+}
+
+void
 uvt_tls_clear_output(UvtTls *self)
 {
     if (!self->out_lent) {

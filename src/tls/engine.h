@@ -180,6 +180,9 @@ uvt_tls_has_room(const UvtTls *self)
 {
     return self->out_lent && self->out_size - self->out_len >= UVT_TLS_RECORD;
 }
+/* What was lent is wanted back: what is in it, if anything, moves to memory of its
+ * own.  Without memory it is lost, and the next call fails. */
+void uvt_tls_keep_output(UvtTls *self);
 /* What is in `out` is sent or copied: forget it, and what was lent. */
 void uvt_tls_clear_output(UvtTls *self);
 
