@@ -68,16 +68,13 @@ prepare(UvtTlsState *st, PyObject *ssl, PyObject *low)
     if (st->ready) {
         return 0;
     }
-    if (import_names(st, ssl, low) < 0) {
+    if (import_names(st, ssl, low) < 0 || uvt_tls_prepare_wrap(st, ssl) < 0) {
         return -1;
     }
     st->openssl = uvt_openssl_find(low);
     if (st->openssl != NULL && !uvt_tls_make_method(st->openssl)) {
         uvt_openssl_drop(st->openssl);
         st->openssl = NULL;
-    }
-    if (st->openssl != NULL && uvt_tls_prepare_wrap(st, ssl) < 0) {
-        return -1;
     }
     st->portable = st->openssl == NULL
         || (choice != NULL && strcmp(choice, "portable") == 0);
