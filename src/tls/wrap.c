@@ -27,12 +27,17 @@ own_wrap_bio(UvtTlsState *st, PyObject *ssl)
 int
 uvt_tls_prepare_wrap(UvtTlsState *st, PyObject *ssl)
 {
-    Py_XSETREF(st->incoming, PyObject_CallNoArgs(st->memory_bio));
-    Py_XSETREF(st->outgoing, PyObject_CallNoArgs(st->memory_bio));
-    Py_XSETREF(st->wrap_names, Py_BuildValue("(ss)", "owner", "session"));
     Py_XSETREF(st->wrap_bio, own_wrap_bio(st, ssl));
-    return st->incoming != NULL && st->outgoing != NULL && st->wrap_names != NULL
-        ? 0 : -1;
+    Py_XSETREF(st->incoming, PyObject_CallNoArgs(st->memory_bio));
+    if (st->incoming == NULL) {
+        return -1;
+    }
+    Py_XSETREF(st->outgoing, PyObject_CallNoArgs(st->memory_bio));
+    if (st->outgoing == NULL) {
+        return -1;
+    }
+    Py_XSETREF(st->wrap_names, Py_BuildValue("(ss)", "owner", "session"));
+    return st->wrap_names != NULL ? 0 : -1;
 }
 
 /* Whether wrap_bio() of the context is ssl's, and makes a plain SSLObject. */
@@ -45,7 +50,8 @@ is_plain(UvtTlsState *st, PyObject *context)
         return false;
     }
     method = PyObject_GetAttr(context, st->str_wrap_bio);
-    type = PyObject_GetAttr(context, st->str_sslobject_class);
+    type = method == NULL ? NULL
+                          : PyObject_GetAttr(context, st->str_sslobject_class);
     plain = method != NULL && PyMethod_Check(method)
         && PyMethod_GET_FUNCTION(method) == st->wrap_bio
         && type == st->object_type;
