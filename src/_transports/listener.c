@@ -82,7 +82,7 @@ call_connection_made(TulipStream *stream)
     PyObject *protocol = Py_NewRef(stream->protocol), *result;
     stream->flags |= TULIP_IN_CALLBACK;
     if (stream->flags & TULIP_LAYERED) {
-        tulip_layer_made(protocol, stream);
+        tulip_layer_made(protocol, (PyObject *)stream);
         result = Py_NewRef(Py_None);
     }
     else {

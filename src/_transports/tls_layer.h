@@ -7,8 +7,8 @@
 
 #include "stream.h"
 
-/* The stream is connected. */
-void tulip_layer_made(PyObject *link, TulipStream *stream);
+/* The stream, or any other transport, is connected. */
+void tulip_layer_made(PyObject *link, PyObject *transport);
 /* And lost; exc may be NULL. */
 void tulip_layer_lost(PyObject *link, PyObject *exc);
 /* Ciphertext, which is the stream's again when this returns. */

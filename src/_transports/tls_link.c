@@ -16,12 +16,12 @@ tls_of(PyObject *link)
 /* ---- for a stream ---- */
 
 void
-tulip_layer_made(PyObject *link, TulipStream *stream)
+tulip_layer_made(PyObject *link, PyObject *transport)
 {
     TulipTLS *tls = tls_of(link);
     if (tls != NULL) {
         Py_INCREF(tls);
-        tulip_tls_connected(tls, (PyObject *)stream);
+        tulip_tls_connected(tls, transport);
         Py_DECREF(tls);
     }
 }
@@ -84,15 +84,10 @@ link_connection_made(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs
 {
     UVT_LOCKED(self->lock);
     PyObject *transport = tulip_only_arg("connection_made", "transport", args, nargs, kwnames);
-    TulipTLS *tls = self->tls;
     if (transport == NULL) {
         return NULL;
     }
-    if (tls != NULL) {
-        Py_INCREF(tls);
-        tulip_tls_connected(tls, transport);
-        Py_DECREF(tls);
-    }
+    tulip_layer_made((PyObject *)self, transport);
     Py_RETURN_NONE;
 }
 
@@ -115,15 +110,12 @@ link_data_received(TulipTLSLink *self, PyObject *const *args, Py_ssize_t nargs,
 {
     UVT_LOCKED(self->lock);
     PyObject *data = tulip_only_arg("data_received", "data", args, nargs, kwnames);
-    TulipTLS *tls = self->tls;
     Py_buffer view;
     if (data == NULL || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    if (tls != NULL && view.len > 0) {
-        Py_INCREF(tls);
-        tulip_tls_feed(tls, view.buf, (size_t)view.len);
-        Py_DECREF(tls);
+    if (view.len > 0) {
+        tulip_layer_read((PyObject *)self, view.buf, (size_t)view.len);
     }
     PyBuffer_Release(&view);
     Py_RETURN_NONE;

@@ -335,8 +335,6 @@ static void
 queue_done(TulipTLS *self)
 {
     TulipStream *stream = self->stream;
-    bool here = self->loop->thread_id == 0
-        || self->loop->thread_id == PyThread_get_thread_ident();
     if (self->phase != TULIP_TLS_OPEN) {
         tulip_tls_maybe_pause(self);
     }
@@ -344,7 +342,8 @@ queue_done(TulipTLS *self)
         tulip_tls_flush(self);
         tulip_tls_maybe_pause(self);
     }
-    else if (here && (self->waiting > self->high || stream->sending != NULL
+    else if (tulip_loop_is_here(self->loop)
+             && (self->waiting > self->high || stream->sending != NULL
                       || self->loop->thread_id == 0)) {
         Py_INCREF(self);
         tulip_stream_flush(stream);
