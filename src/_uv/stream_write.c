@@ -54,6 +54,22 @@ skip_sent(const UvtBuffers *buffers, size_t n, uv_buf_t **iov, unsigned *count)
     (*iov)->len -= n;
 }
 
+/* As uvt_handle_check(), for a request to libuv that sends.  A listening handle can
+ * count as writable; but libuv takes all that it then tells of it for a connection,
+ * and aborts. */
+static bool
+check_sends(UvtHandle *self, int refusal, const char *call)
+{
+    if (!uvt_handle_check(self)) {
+        return false;
+    }
+    if (self->listening) {
+        (void)uvt_handle_raise(self, refusal, call);
+        return false;
+    }
+    return true;
+}
+
 /* Leaves to libuv what comes after the first `sent` bytes of data. */
 static PyObject *
 write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
@@ -71,7 +87,7 @@ write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
         return NULL;
     }
     /* Getting the buffers may have run code that closed the handle. */
-    if (!uvt_handle_check(self)) {
+    if (!check_sends(self, UV_EPIPE, "uv_write")) {
         uvt_buffers_release(&write->buffers);
         PyMem_Free(write);
         return NULL;
@@ -135,7 +151,7 @@ uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
         return NULL;
     }
     /* Getting the buffers may have run code that closed a handle. */
-    if (!uvt_handle_check(self) || !uvt_handle_check(sent)
+    if (!check_sends(self, UV_EPIPE, "uv_write2") || !uvt_handle_check(sent)
         || write->buffers.nbytes == 0) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError,
@@ -256,7 +272,8 @@ uvt_stream_shutdown(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     if (!uvt_args_count("Stream.shutdown", nargs, 0, 1)
         || !uvt_arg_callback("Stream.shutdown", nargs > 0 ? args[0] : NULL,
                              &callback)
-        || !uvt_handle_check_free(self, "Stream.shutdown")) {
+        || !uvt_handle_check_free(self, "Stream.shutdown")
+        || !check_sends(self, UV_ENOTCONN, "uv_shutdown")) {
         return NULL;
     }
     if (!uvt_stream_has_fd(self)) {

@@ -327,6 +327,39 @@ def test_shutdown(loop, pair):
     assert caught.value.args[0] == uv.errno.UV_EPIPE
 
 
+@pytest.mark.parametrize("kind", ["TCP", "Pipe", "TCP that failed to connect"])
+@pytest.mark.parametrize("how", ["write", "writelines", "try_write", "shutdown"])
+def test_sending_on_a_listening_handle(loop, tmp_path, kind, how):
+    """It can count as writable, and libuv takes what is told of it for connections:
+    it aborted."""
+    name = str(tmp_path / "socket") if kind == "Pipe" else ("127.0.0.1", 0)
+    accepted = []
+    if kind == "TCP that failed to connect":
+        handle = uv.TCP(loop, socket.AF_INET6)
+        with pytest.raises(uv.error.TCPError):
+            handle.connect(("127.0.0.1", 1), print)     # not an address of IPv6
+    else:
+        sock = socket.socket(socket.AF_UNIX if kind == "Pipe" else socket.AF_INET)
+        sock.bind(name)
+        handle = getattr(uv, kind)(loop)
+        handle.open(sock.detach())
+    handle.listen(lambda h, error: accepted.append(error))
+    with pytest.raises(uv.error.StreamError) as caught:
+        if how == "shutdown":
+            handle.shutdown()
+        else:
+            getattr(handle, how)([b"x"])
+    assert caught.value.args[0] in (uv.errno.UV_EPIPE, uv.errno.UV_ENOTCONN)
+    loop.run(uv.UV_RUN_NOWAIT)
+    with socket.socket(socket.AF_UNIX if kind == "Pipe" else
+                       socket.AF_INET if kind == "TCP" else socket.AF_INET6) as sock:
+        sock.connect(name if kind == "Pipe" else handle.getsockname())
+        loop.run(uv.UV_RUN_ONCE)
+    assert accepted == [None]
+    handle.close()
+    loop.run_checked()
+
+
 def test_attributes(loop, pair):
     handle, sock = pair
     assert handle.readable is True and handle.writable is True
