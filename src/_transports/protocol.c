@@ -140,15 +140,15 @@ int
 tulip_is_buffered(TulipState *st, PyObject *protocol)
 {
     PyObject *found;
-    int rc = PyObject_IsInstance(protocol, st->buffered_protocol_type);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = PyObject_GetOptionalAttr(protocol, st->str_get_buffer, &found);
+    int rc = PyObject_GetOptionalAttr(protocol, st->str_get_buffer, &found);
     if (rc <= 0) {
         return rc;
     }
     Py_DECREF(found);
+    rc = PyObject_IsInstance(protocol, st->buffered_protocol_type);
+    if (rc != 0) {
+        return rc;
+    }
     rc = PyObject_GetOptionalAttr(protocol, st->str_data_received, &found);
     if (rc > 0) {
         Py_DECREF(found);
