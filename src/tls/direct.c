@@ -174,6 +174,24 @@ direct_write(UvtTls *self, const char *buf, size_t len, size_t *put)
     return not_done(self, false);
 }
 
+/* ssl has the buffers of 16 KiB given back after each record.  A part of a handshake
+ * is several: the buffers stay until its end. */
+static int
+shake(const UvtOpenSSL *lib, SSL *ssl)
+{
+    const long release = UVT_SSL_MODE_RELEASE_BUFFERS;
+    bool releases = lib->SSL_ctrl(ssl, UVT_SSL_CTRL_MODE, 0, NULL) & release;
+    int result;
+    if (!releases) {
+        return lib->SSL_do_handshake(ssl);
+    }
+    (void)lib->SSL_ctrl(ssl, UVT_SSL_CTRL_CLEAR_MODE, release, NULL);
+    result = lib->SSL_do_handshake(ssl);
+    (void)lib->SSL_ctrl(ssl, UVT_SSL_CTRL_MODE, release, NULL);
+    (void)lib->SSL_free_buffers(ssl);
+    return result;
+}
+
 /* Python is asked at the end only: it raises what a callback of the context has
  * raised, and when OpenSSL has failed the error that is still there. */
 static UvtTlsStatus
@@ -184,7 +202,7 @@ direct_handshake(UvtTls *self)
     int error;
     forget_errors(lib);
     Py_BEGIN_ALLOW_THREADS
-    error = lib->SSL_get_error(ssl, lib->SSL_do_handshake(ssl));
+    error = lib->SSL_get_error(ssl, shake(lib, ssl));
     Py_END_ALLOW_THREADS
     if (self->no_memory) {
         return no_memory(self);

@@ -22,6 +22,9 @@ enum {
     UVT_SSL_ERROR_WANT_READ = 2,
     UVT_SSL_ERROR_WANT_WRITE = 3,
     UVT_SSL_ERROR_ZERO_RETURN = 6,
+    UVT_SSL_CTRL_MODE = 33,
+    UVT_SSL_CTRL_CLEAR_MODE = 78,
+    UVT_SSL_MODE_RELEASE_BUFFERS = 0x10,
     UVT_BIO_TYPE_SOURCE_SINK = 0x0400,
     UVT_BIO_FLAGS_READ = 0x01,
     UVT_BIO_FLAGS_RWS = 0x07,
@@ -40,6 +43,8 @@ enum {
     DO(SSL_get_error, int, (const SSL *ssl, int result)) \
     DO(SSL_do_handshake, int, (SSL *ssl)) \
     DO(SSL_shutdown, int, (SSL *ssl)) \
+    DO(SSL_ctrl, long, (SSL *ssl, int command, long number, void *pointer)) \
+    DO(SSL_free_buffers, int, (SSL *ssl)) \
     DO(SSL_has_pending, int, (const SSL *ssl)) \
     DO(SSL_read_ex, int, (SSL *ssl, void *buf, size_t len, size_t *got)) \
     DO(SSL_write_ex, int, (SSL *ssl, const void *buf, size_t len, size_t *put)) \
