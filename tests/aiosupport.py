@@ -2,12 +2,13 @@
 descriptors, protocols that remember, scripts in a fresh interpreter."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import uvtulip
@@ -89,6 +90,17 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket(family) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port of every address where connecting is refused: nobody listens, and as it
+    is bound nobody else gets it meanwhile, nor is it connected to itself."""
+    with socket.socket(socket.AF_INET6 if has_ipv6() else socket.AF_INET) as sock:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("", 0))
+        yield int(sock.getsockname()[1])
 
 
 def has_ipv6() -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import aiosupport
 import uvtulip
 from aiosupport import open_descriptors
 
@@ -18,3 +19,9 @@ def no_leak() -> Iterator[None]:
     yield
     gc.collect()
     assert open_descriptors() == before
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    with aiosupport.refusing_port() as port:
+        yield port

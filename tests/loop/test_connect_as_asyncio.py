@@ -2,6 +2,7 @@
 loop: each case runs on both, and the outcomes have to be the same."""
 
 import asyncio
+import contextlib
 import re
 import socket
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 import uvtulip
-from aiosupport import LIMIT, free_port, has_ipv6
+from aiosupport import LIMIT, has_ipv6, refusing_port
 
 STREAM = socket.SOCK_STREAM
 # Nobody has a route to this one.
@@ -65,7 +66,8 @@ def check(main, infos=None):
 
 @pytest.fixture
 def ports():
-    return [free_port() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(refusing_port()) for _ in range(3)]
 
 
 @pytest.fixture

@@ -119,10 +119,10 @@ def test_returns_before_the_first_data():
     run(main())
 
 
-def test_refused(no_leak):
+def test_refused(refusing_port, no_leak):
     async def main():
         loop = asyncio.get_running_loop()
-        port = aiosupport.free_port()
+        port = refusing_port
         with pytest.raises(ConnectionRefusedError) as caught:
             await loop.create_connection(Recorder, "127.0.0.1", port)
         assert caught.value.errno == errno.ECONNREFUSED
@@ -131,12 +131,12 @@ def test_refused(no_leak):
     run(main())
 
 
-def test_an_error_leaves_no_cycles():
+def test_an_error_leaves_no_cycles(refusing_port):
     """Neither the error nor its traceback has to wait for the collector."""
 
     async def main():
         loop = asyncio.get_running_loop()
-        port = aiosupport.free_port()
+        port = refusing_port
         for kwargs in (
             {},
             {"happy_eyeballs_delay": 0.01},
@@ -193,10 +193,10 @@ def run_resolving(addresses, main):
         return runner.run(limited())
 
 
-def test_all_failed_is_one_error(no_leak):
+def test_all_failed_is_one_error(refusing_port, no_leak):
     async def main():
         loop = asyncio.get_running_loop()
-        port = aiosupport.free_port()
+        port = refusing_port
         with pytest.raises(OSError) as caught:
             await loop.create_connection(Recorder, "host", port)
         assert str(caught.value) == (
@@ -209,10 +209,10 @@ def test_all_failed_is_one_error(no_leak):
     run_resolving(["127.0.0.1", "127.0.0.2"], main)
 
 
-def test_the_same_error_twice_is_that_error(no_leak):
+def test_the_same_error_twice_is_that_error(refusing_port, no_leak):
     async def main():
         loop = asyncio.get_running_loop()
-        port = aiosupport.free_port()
+        port = refusing_port
         with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
             await loop.create_connection(Recorder, "host", port)
 
@@ -220,14 +220,14 @@ def test_the_same_error_twice_is_that_error(no_leak):
 
 
 @pytest.mark.parametrize("delay", [None, 0.01])
-def test_all_errors_is_a_group(delay, no_leak):
+def test_all_errors_is_a_group(delay, refusing_port, no_leak):
     async def main():
         loop = asyncio.get_running_loop()
         with pytest.raises(ExceptionGroup) as caught:
             await loop.create_connection(
                 Recorder,
                 "host",
-                aiosupport.free_port(),
+                refusing_port,
                 all_errors=True,
                 happy_eyeballs_delay=delay,
             )

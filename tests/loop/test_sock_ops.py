@@ -202,10 +202,10 @@ def test_connect_resolves(listener):
     run(main())
 
 
-def test_connect_refused():
+def test_connect_refused(refusing_port):
     async def main():
         loop = asyncio.get_running_loop()
-        port = aiosupport.free_port()
+        port = refusing_port
         with socket.socket() as client:
             client.setblocking(False)
             with pytest.raises(ConnectionRefusedError) as caught:
@@ -318,13 +318,13 @@ def test_connect_to_a_unix_socket_whose_queue_is_full(tmp_path):
     run(main())
 
 
-def test_connect_again_after_a_failure(listener):
+def test_connect_again_after_a_failure(listener, refusing_port):
     async def main():
         loop = asyncio.get_running_loop()
         with socket.socket() as client:
             client.setblocking(False)
             with pytest.raises(ConnectionRefusedError):
-                await loop.sock_connect(client, ("127.0.0.1", aiosupport.free_port()))
+                await loop.sock_connect(client, ("127.0.0.1", refusing_port))
             # Linux wants a failed socket to be told twice.
             with pytest.raises(ConnectionAbortedError):
                 await loop.sock_connect(client, listener.getsockname())
