@@ -183,7 +183,7 @@ const char uvt_stream_write_doc[] =
 "Send data, a bytes-like object or a sequence of them; it must not change until\n"
 "callback(handle, errorno), which comes from a later turn of the loop.\n\n"
 "Raises TypeError, ValueError (an empty sequence), HandleClosedError, and the\n"
-"handle's own error (EBADF, EPIPE: not connected).";
+"handle's own error (EBADF, EPIPE: not connected, or listening).";
 
 /* Without a callback nobody waits for the end of the write: what the kernel
  * takes at once needs no request, and no further turn of the loop. */

@@ -327,33 +327,38 @@ def test_shutdown(loop, pair):
     assert caught.value.args[0] == uv.errno.UV_EPIPE
 
 
-@pytest.mark.parametrize("kind", ["TCP", "Pipe", "TCP that failed to connect"])
+def opened(loop, kind, path):
+    sock = socket.socket(socket.AF_UNIX if kind is uv.Pipe else socket.AF_INET)
+    sock.bind(str(path) if kind is uv.Pipe else ("127.0.0.1", 0))
+    handle = kind(loop)
+    handle.open(sock.detach())
+    return handle
+
+
+def failed_to_connect(loop, kind, path):
+    handle = kind(loop)
+    with pytest.raises(uv.error.StreamError):
+        handle.connect(("255.255.255.255", 1), print)   # at once
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(opened, uv.TCP), (opened, uv.Pipe), (failed_to_connect, uv.TCP)],
+)
 @pytest.mark.parametrize("how", ["write", "writelines", "try_write", "shutdown"])
-def test_sending_on_a_listening_handle(loop, tmp_path, kind, how):
+def test_sending_on_a_listening_handle(loop, tmp_path, make, kind, how):
     """It can count as writable, and libuv takes what is told of it for connections:
     it aborted."""
-    name = str(tmp_path / "socket") if kind == "Pipe" else ("127.0.0.1", 0)
     accepted = []
-    if kind == "TCP that failed to connect":
-        handle = uv.TCP(loop, socket.AF_INET6)
-        with pytest.raises(uv.error.TCPError):
-            handle.connect(("127.0.0.1", 1), print)     # not an address of IPv6
-    else:
-        sock = socket.socket(socket.AF_UNIX if kind == "Pipe" else socket.AF_INET)
-        sock.bind(name)
-        handle = getattr(uv, kind)(loop)
-        handle.open(sock.detach())
+    handle = make(loop, kind, tmp_path / "socket")
     handle.listen(lambda h, error: accepted.append(error))
     with pytest.raises(uv.error.StreamError) as caught:
-        if how == "shutdown":
-            handle.shutdown()
-        else:
-            getattr(handle, how)([b"x"])
+        getattr(handle, how)(*([] if how == "shutdown" else [[b"x"]]))
     assert caught.value.args[0] in (uv.errno.UV_EPIPE, uv.errno.UV_ENOTCONN)
     loop.run(uv.UV_RUN_NOWAIT)
-    with socket.socket(socket.AF_UNIX if kind == "Pipe" else
-                       socket.AF_INET if kind == "TCP" else socket.AF_INET6) as sock:
-        sock.connect(name if kind == "Pipe" else handle.getsockname())
+    with socket.socket(socket.AF_UNIX if kind is uv.Pipe else socket.AF_INET) as sock:
+        sock.connect(handle.getsockname())
         loop.run(uv.UV_RUN_ONCE)
     assert accepted == [None]
     handle.close()
