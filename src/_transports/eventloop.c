@@ -152,8 +152,8 @@ loop_dealloc(TulipLoop *self)
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
         return;
     }
-    UVT_LOCKED(self->lock);
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(self->lock);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

@@ -332,8 +332,8 @@ static void
 server_dealloc(TulipServer *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
-    UVT_LOCKED(tulip_lock(self->loop));
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

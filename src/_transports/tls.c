@@ -195,8 +195,8 @@ static void
 tls_dealloc(TulipTLS *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
-    UVT_LOCKED(tulip_lock(self->loop));
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

@@ -362,11 +362,11 @@ void
 tulip_stream_dealloc(TulipStream *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
-    UVT_LOCKED(tulip_lock(self->loop));
     if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) {
         return;
     }
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(tulip_lock(self->loop));
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

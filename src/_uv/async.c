@@ -7,6 +7,7 @@
  * freed by a close callback, which attaches first.
  */
 #include "args.h"
+#include "consumer.h"
 #include "fork.h"
 #include "handle.h"
 #include "loop.h"
@@ -19,9 +20,7 @@ on_async(uv_async_t *uv)
         return;
     }
     if (self->consumer != NULL) {
-        if (self->consumer->fired != NULL) {
-            self->consumer->fired(self->consumer_owner);
-        }
+        UVT_TELL_CONSUMER(self, fired, owner);
     }
     else {
         PyObject *args[2] = {NULL, (PyObject *)self};

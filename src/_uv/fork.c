@@ -9,6 +9,7 @@
  * be in any state, and pages that nobody writes to stay shared.
  */
 #include "fork.h"
+#include "consumer.h"
 #include "handle.h"
 #include "task.h"
 
@@ -147,8 +148,8 @@ become_child(UvtLoop *loop)
         end_turn(core);
     }
     uvt_wakeup_forked(loop);
-    if (loop->hooks != NULL && loop->hooks->forked != NULL) {
-        loop->hooks->forked(loop->hooks_owner);
+    if (loop->hooks != NULL) {
+        UVT_TELL_HOOKS(loop, forked, owner);
     }
 }
 

@@ -84,13 +84,8 @@ close_lost(UvtBox *box, int fd)
     bool own = owner != NULL && owner->unwatchable;
     int flags = fcntl(fd, F_GETFD);
     int kept = own || flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (owner != NULL) {
-        uvt_handle_close(owner);
-        Py_DECREF(owner);
-    }
-    else {
-        uvt_box_close(box);
-    }
+    uvt_box_end(box);
+    Py_XDECREF(owner);
     if (kept >= 0) {
         (void)dup3(kept, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0);
         close(kept);

@@ -8,6 +8,7 @@
  */
 #include "handle.h"
 #include "args.h"
+#include "consumer.h"
 #include "errors.h"
 #include "loop.h"
 #include "request.h"
@@ -90,43 +91,30 @@ uvt_box_unpin(UvtBox *box)
     }
 }
 
-void
-uvt_on_closed(uv_handle_t *uv)
+/* Object and box know nothing of each other any more. */
+static void
+box_detach(UvtBox *box)
 {
-    UvtCore *core = uv->loop->data;
-    UvtBox *box = uv->data;
-    UvtHandle *self = box->owner;
-    PyObject *callback;
+    if (box->owner != NULL) {
+        box->owner->box = NULL;
+        box->owner = NULL;
+    }
+}
 
-    if (core->forked) {
-        return;
-    }
-    if (core->owner != NULL) {
-        uvt_loop_attach(core->owner);
-    }
-    box_unlink(core, box);
-    box->owner = NULL;
-    box->closed = true;
-    if (box->pins == 0) {
-        box_free(box);
-    }
-    if (self == NULL) {
-        return;
-    }
-    /* A closing handle is held: that reference is ours now. */
-    self->held = false;
-    self->box = NULL;
+/* The consumer and the program learn that the handle is closed. */
+static void
+tell_closed(UvtHandle *self, const UvtCore *core)
+{
+    PyObject *callback;
     self->reading = false;
     Py_CLEAR(self->callback);
     if (self->consumer != NULL) {
         const UvtConsumer *consumer = self->consumer;
-        PyObject *owner = self->consumer_owner;
+        PyObject *given = self->consumer_owner;
         self->consumer = NULL;
         self->consumer_owner = NULL;
-        if (consumer->closed != NULL) {
-            consumer->closed(owner);
-        }
-        Py_DECREF(owner);
+        UVT_TELL(consumer, given, closed, owner);
+        Py_DECREF(given);
     }
     callback = self->close_callback;
     self->close_callback = NULL;
@@ -137,7 +125,34 @@ uvt_on_closed(uv_handle_t *uv)
     }
     Py_XDECREF(callback);
     Py_CLEAR(self->loop);
-    Py_DECREF(self);
+}
+
+/* The box stays until its consumer has heard of the end: other threads may use what
+ * it knows of the handle, under a lock of its own. */
+void
+uvt_on_closed(uv_handle_t *uv)
+{
+    UvtCore *core = uv->loop->data;
+    UvtBox *box = uv->data;
+    UvtHandle *self;
+
+    if (core->forked) {
+        return;
+    }
+    if (core->owner != NULL) {
+        uvt_loop_attach(core->owner);
+    }
+    self = uvt_box_owner(box);
+    box_detach(box);
+    box_unlink(core, box);
+    if (self != NULL) {
+        tell_closed(self, core);
+        uvt_leave(self);        /* a closing handle was held */
+    }
+    box->closed = true;
+    if (box->pins == 0) {
+        box_free(box);
+    }
 }
 
 void
@@ -167,6 +182,22 @@ uvt_box_close(UvtBox *box)
     }
     if (box->uv.handle.type == UV_PROCESS) {
         uvt_children_update(box->uv.handle.loop->data);
+    }
+}
+
+/* Without its object when that is just going: its deallocation, which waits for the
+ * lock, finds no box then. */
+void
+uvt_box_end(UvtBox *box)
+{
+    UvtHandle *owner = uvt_box_owner(box);
+    if (owner != NULL) {
+        uvt_handle_close(owner);
+        Py_DECREF(owner);
+    }
+    else {
+        box_detach(box);
+        uvt_box_close(box);
     }
 }
 
@@ -290,9 +321,8 @@ uvt_handle_dealloc(UvtHandle *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
     UvtBox *box;
+    PyObject_GC_UnTrack(self);  /* before the lock may be waited for */
     UVT_LOCKED(self->lock);
-
-    PyObject_GC_UnTrack(self);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

@@ -138,8 +138,9 @@ bool uvt_box_is_active(const UvtBox *box);
 /* A write that sends the handle over a pipe looks at the box until its end. */
 void uvt_box_pin(UvtBox *box);
 void uvt_box_unpin(UvtBox *box);
-/* As uvt_handle_close for a box whose object is gone. */
+/* As uvt_handle_close for a box whose object is gone; for any box. */
 void uvt_box_close(UvtBox *box);
+void uvt_box_end(UvtBox *box);
 
 /* Begin and end of every libuv callback.  enter attaches the thread and
  * returns a new reference to the object behind a uv handle, or NULL when there

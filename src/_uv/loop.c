@@ -172,8 +172,8 @@ static void
 loop_dealloc(UvtLoop *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
-    UVT_LOCKED(self->lock);
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(self->lock);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

@@ -217,7 +217,6 @@ finish_close(UvtLoop *self)
 int
 uvt_loop_close(UvtLoop *self)
 {
-    UvtBox *box;
     if (self->core == NULL && self->initialised) {
         return 0;
     }
@@ -231,15 +230,8 @@ uvt_loop_close(UvtLoop *self)
         give_up(self);
         return 0;
     }
-    for (box = self->core->boxes; box != NULL; box = box->next) {
-        UvtHandle *owner = uvt_box_owner(box);
-        if (owner != NULL) {
-            uvt_handle_close(owner);
-            Py_DECREF(owner);
-        }
-        else {
-            uvt_box_close(box);
-        }
+    for (UvtBox *box = self->core->boxes; box != NULL; box = box->next) {
+        uvt_box_end(box);
     }
     uvt_jobs_cancel(self->core);
     return finish_close(self);
@@ -263,12 +255,13 @@ uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     for (UvtBox *box = self->core->boxes; box != NULL; box = box->next) {
-        if (box->owner == NULL) {
-            uvt_box_close(box);
-        }
-        else if (!uv_is_closing(&box->uv.handle)) {
+        UvtHandle *owner = uvt_box_owner(box);
+        bool open = owner != NULL && !uv_is_closing(&box->uv.handle);
+        Py_XDECREF(owner);
+        if (open) {
             return uvt_raise(self->st, UVT_EXC_UV, UV_EBUSY, "uv_loop_close");
         }
+        uvt_box_end(box);
     }
     if (self->core->jobs != NULL) {
         return uvt_raise(self->st, UVT_EXC_UV, UV_EBUSY, "uv_loop_close");

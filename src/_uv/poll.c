@@ -14,6 +14,7 @@
  */
 #include "poll.h"
 #include "args.h"
+#include "consumer.h"
 #include "errors.h"
 #include "handle.h"
 #include "loop.h"
@@ -261,9 +262,7 @@ deliver(UvtHandle *self, int status, int events)
 {
     PyObject *events_obj, *errorno;
     if (self->consumer != NULL) {
-        if (self->consumer->ready != NULL) {
-            self->consumer->ready(self->consumer_owner, status, events);
-        }
+        UVT_TELL_CONSUMER(self, ready, owner, status, events);
         return;
     }
     events_obj = status < 0 ? Py_NewRef(Py_None) : PyLong_FromLong(events);

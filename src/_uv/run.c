@@ -4,6 +4,7 @@
  * loop's thread; `detached` is only ever touched there.
  */
 #include "args.h"
+#include "consumer.h"
 #include "errors.h"
 #include "fork.h"
 #include "handle.h"
@@ -61,8 +62,7 @@ on_before_poll(uv_prepare_t *uv)
     if (self->mode == UV_RUN_NOWAIT) {
         return;
     }
-    if (self->hooks != NULL && !self->closing
-        && self->hooks->busy(self->hooks_owner)) {
+    if (!self->closing && uvt_hooks_busy(self)) {
         uv_stop(&core->uv);
         return;
     }
@@ -260,7 +260,7 @@ uvt_loop_report(UvtLoop *self, PyObject *what)
     int found;
 
     if (ordinary && self->hooks != NULL && self->hooks->unhandled != NULL) {
-        self->hooks->unhandled(self->hooks_owner, what);
+        UVT_TELL_HOOKS(self, unhandled, owner, what);
         return;
     }
     exc = PyErr_GetRaisedException();

@@ -8,6 +8,7 @@
  * one-shot once cannot be started as a lasting one again.
  */
 #include "args.h"
+#include "consumer.h"
 #include "handle.h"
 #include "loop.h"
 
@@ -41,9 +42,7 @@ on_signal(uv_signal_t *uv, int signum)
         return;
     }
     if (self->consumer != NULL) {
-        if (self->consumer->signalled != NULL) {
-            self->consumer->signalled(self->consumer_owner, signum);
-        }
+        UVT_TELL_CONSUMER(self, signalled, owner, signum);
     }
     else {
         PyObject *number = PyLong_FromLong(signum);

@@ -7,6 +7,7 @@
  */
 #include "stream.h"
 #include "args.h"
+#include "consumer.h"
 #include "errors.h"
 #include "loop.h"
 
@@ -30,11 +31,8 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
         return;
     }
     if (self->consumer != NULL && self->consumer->alloc != NULL) {
-        PyObject *owner;
         uvt_loop_attach(loop);
-        owner = Py_NewRef(self->consumer_owner);
-        self->consumer->alloc(owner, suggested, buf);
-        Py_DECREF(owner);
+        UVT_TELL_CONSUMER(self, alloc, owner, suggested, buf);
     }
     else if (self->reads_into) {
         uvt_read_into_alloc(self, buf);
@@ -79,9 +77,7 @@ on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf)
     /* 0 is EAGAIN: nothing to tell, except to whom lent the buffer. */
     if (self->consumer != NULL) {
         if (nread != 0 || self->consumer->alloc != NULL) {
-            PyObject *owner = Py_NewRef(self->consumer_owner);
-            self->consumer->read(owner, nread, buf);
-            Py_DECREF(owner);
+            UVT_TELL_CONSUMER(self, read, owner, nread, buf);
         }
     }
     else if (self->reads_into) {
@@ -194,9 +190,7 @@ on_connection(uv_stream_t *uv, int status)
         return;
     }
     if (self->consumer != NULL) {
-        PyObject *owner = Py_NewRef(self->consumer_owner);
-        self->consumer->connection(owner, status);
-        Py_DECREF(owner);
+        UVT_TELL_CONSUMER(self, connection, owner, status);
     }
     else {
         PyObject *callback = Py_XNewRef(self->callback);

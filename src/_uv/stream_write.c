@@ -190,6 +190,7 @@ const char uvt_stream_write_doc[] =
 PyObject *
 uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     PyObject *callback = NULL;
     size_t nbytes;
     int rc;

@@ -3,6 +3,7 @@
  * timer is held by its loop; the handle owns the callback.
  */
 #include "args.h"
+#include "consumer.h"
 #include "handle.h"
 #include "loop.h"
 
@@ -52,7 +53,7 @@ on_timer(uv_timer_t *uv)
         return;
     }
     if (self->consumer != NULL) {
-        self->consumer->fired(self->consumer_owner);
+        UVT_TELL_CONSUMER(self, fired, owner);
     }
     else {
         PyObject *args[2] = {NULL, (PyObject *)self};

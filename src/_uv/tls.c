@@ -291,8 +291,8 @@ layer_dealloc(UvtLayer *self)
 {
     PyTypeObject *tp = Py_TYPE(self);
     UvtTls *engine;
-    UVT_LOCKED(self->lock);
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(self->lock);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }

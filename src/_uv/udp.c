@@ -97,8 +97,8 @@ udp_clear(UvtUDP *self)
 static void
 udp_dealloc(UvtUDP *self)
 {
-    UVT_LOCKED(self->base.lock);
     PyObject_GC_UnTrack(self);
+    UVT_LOCKED(self->base.lock);
     uvt_udp_clear_peers(self);
     PyMem_RawFree(self->batch);
     self->batch = NULL;
@@ -139,6 +139,7 @@ PyDoc_STRVAR(bind_doc,
 static PyObject *
 udp_bind(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     struct sockaddr_storage addr;
     int flags = 0, rc;
     if (!uvt_args_count("UDP.bind", nargs, 1, 2)
@@ -315,6 +316,7 @@ PyDoc_STRVAR(set_membership_doc,
 static PyObject *
 udp_set_membership(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     const char *const call = "UDP.set_membership";
     const char *group, *interface;
     int membership, rc;
@@ -347,6 +349,7 @@ static PyObject *
 udp_set_source_membership(UvtHandle *self, PyObject *const *args,
                           Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     static const char call[] = "UDP.set_source_membership";
     const char *group, *interface, *source;
     int membership, rc;
@@ -388,6 +391,7 @@ static PyObject *
 udp_set_multicast_interface(UvtHandle *self, PyObject *const *args,
                             Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     static const char call[] = "UDP.set_multicast_interface";
     const char *interface;
     int rc;

@@ -6,6 +6,7 @@
  * when the handle object is gone; the batch buffer belongs to the object.
  */
 #include "args.h"
+#include "consumer.h"
 #include "errors.h"
 #include "loop.h"
 #include "sockaddr.h"
@@ -28,13 +29,10 @@
 static void
 announce(UvtHandle *self)
 {
-    PyObject *owner;
     uvt_loop_attach(self->loop);
     Py_INCREF(self);
     ((UvtUDP *)self)->announcing = true;
-    owner = Py_NewRef(self->consumer_owner);
-    self->consumer->readable(owner);
-    Py_DECREF(owner);
+    UVT_TELL_CONSUMER(self, readable, owner);
 }
 
 static void
@@ -51,11 +49,8 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
         announce(self);
     }
     else if (self->consumer != NULL && self->consumer->alloc != NULL) {
-        PyObject *owner;
         uvt_loop_attach(loop);
-        owner = Py_NewRef(self->consumer_owner);
-        self->consumer->alloc(owner, batch ? BATCH_SIZE : suggested, buf);
-        Py_DECREF(owner);
+        UVT_TELL_CONSUMER(self, alloc, owner, batch ? BATCH_SIZE : suggested, buf);
         /* With less than one chunk libuv up to 1.44 would ask for ever. */
         if (batch && buf->len < CHUNK_SIZE) {
             *buf = uv_buf_init(NULL, 0);
@@ -150,10 +145,8 @@ on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
     }
     else if (!uv_is_closing((uv_handle_t *)uv) && (nread < 0 || addr != NULL)) {
         if (self->consumer != NULL) {
-            PyObject *owner = Py_NewRef(self->consumer_owner);
-            self->consumer->datagram(owner, nread, buf,
-                                     nread < 0 ? NULL : addr, flags);
-            Py_DECREF(owner);
+            UVT_TELL_CONSUMER(self, datagram, owner, nread, buf,
+                              nread < 0 ? NULL : addr, flags);
         }
         else {
             deliver_to_python(self, nread, buf->base, addr, flags);
@@ -328,6 +321,7 @@ const char uvt_udp_send_doc[] =
 PyObject *
 uvt_udp_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     struct sockaddr_storage storage;
     struct sockaddr *addr;
     PyObject *callback = NULL;
@@ -382,6 +376,7 @@ const char uvt_udp_try_send_doc[] =
 PyObject *
 uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    UVT_LOCKED(self->lock);
     struct sockaddr_storage storage;
     struct sockaddr *addr;
     UvtBuffers data = {0};

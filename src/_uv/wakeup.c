@@ -5,6 +5,7 @@
  * that was set before gets the bytes as well, and is put back after the run.
  * All functions run on the loop's thread.
  */
+#include "consumer.h"
 #include "errors.h"
 #include "fork.h"
 #include "handle.h"
@@ -58,8 +59,8 @@ deliver(UvtLoop *loop, const UvtWakeup *wakeup, int previous)
         if (previous >= 0) {
             forward(previous, bytes, n);
         }
-        if (loop->hooks != NULL && loop->hooks->signals != NULL) {
-            loop->hooks->signals(loop->hooks_owner, bytes, (size_t)n);
+        if (loop->hooks != NULL) {
+            UVT_TELL_HOOKS(loop, signals, owner, bytes, (size_t)n);
         }
     }
 }

@@ -4,6 +4,7 @@
  * callback.
  */
 #include "args.h"
+#include "consumer.h"
 #include "handle.h"
 #include "loop.h"
 
@@ -17,9 +18,7 @@ fire(const void *uv)
         return;
     }
     if (self->consumer != NULL) {
-        if (self->consumer->fired != NULL) {
-            self->consumer->fired(self->consumer_owner);
-        }
+        UVT_TELL_CONSUMER(self, fired, owner);
     }
     else {
         PyObject *args[2] = {NULL, (PyObject *)self};
