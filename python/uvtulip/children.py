@@ -56,6 +56,20 @@ def reap(proc: _Popen) -> bool:
     return proc.returncode is not None
 
 
+class _ChildPoll(Poll):
+    """Watches a child; tells that when it is closed by somebody else."""
+
+    child: Child | None = None
+
+    def close(
+        self, callback: Callable[[_ChildPoll], object] | None = None
+    ) -> None:
+        super().close(callback)
+        child, self.child = self.child, None
+        if child is not None:
+            child.lost_poll()
+
+
 class Child:
     """One child that a loop waits for: calls exited(returncode) from the poll."""
 
@@ -68,7 +82,7 @@ class Child:
         self._loop = loop
         self._exited = exited
         self._fd = -1
-        self._poll: Poll | None = None
+        self._poll: _ChildPoll | None = None
         if loop._children is None:
             loop._children = set()
         loop._children.add(self)
@@ -81,7 +95,8 @@ class Child:
         except (AttributeError, OSError):
             return False  # An old kernel, a sandbox, no descriptor left.
         try:
-            self._poll = Poll(self._loop.uv_loop, self._fd)
+            self._poll = _ChildPoll(self._loop.uv_loop, self._fd)
+            self._poll.child = self
             self._poll.start(UV_READABLE, self._on_readable)
         except OSError:
             self._close()
@@ -94,6 +109,11 @@ class Child:
         if not self.check() and error is not None:
             self._close()
             self._ask_for_it()
+
+    def lost_poll(self) -> None:
+        """Somebody who found it among the raw loop's handles has closed the poll."""
+        self._close()
+        self._ask_for_it()
 
     def _ask_for_it(self) -> None:
         if self._loop._silent_children is None:
@@ -122,9 +142,10 @@ class Child:
 
     def _close(self) -> None:
         if self._poll is not None:
-            if not self._loop._forked:
-                self._poll.close()
-            self._poll = None
+            poll, self._poll = self._poll, None
+            poll.child = None
+            if not self._loop._forked and not poll.closed:
+                poll.close()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             try:

@@ -112,6 +112,7 @@ on_timer_closed(PyObject *owner)
 {
     TulipDatagram *self = (TulipDatagram *)owner;
     Py_CLEAR(self->timer);
+    on_timer(owner);        /* It comes no more. */
 }
 
 static const UvtConsumer timer_consumer = {
@@ -137,20 +138,36 @@ open_timer(TulipDatagram *self)
     return 0;
 }
 
+/* One that somebody has closed or is closing has another in its place.  A libuv status,
+ * or 1 with an exception. */
+static int
+start_timer(TulipDatagram *self)
+{
+    const UvtCAPI *api = tulip_datagram_api(self);
+    int rc = UV_EINVAL;
+    if (self->timer != NULL) {
+        rc = api->timer_start(self->timer, self->delay, 0);
+        if (rc != UV_EINVAL) {
+            return rc;
+        }
+        api->release(self->timer);
+        Py_CLEAR(self->timer);
+    }
+    return open_timer(self) < 0 ? 1 : api->timer_start(self->timer, self->delay, 0);
+}
+
 static void
 try_later(TulipDatagram *self)
 {
     int rc;
-    if (self->timer == NULL && open_timer(self) < 0) {
-        tulip_datagram_fatal(self);
-        return;
-    }
     self->delay = self->delay == 0 ? 1
         : self->delay < LONGEST_DELAY ? 2 * self->delay : LONGEST_DELAY;
-    rc = tulip_datagram_api(self)->timer_start(self->timer, self->delay, 0);
+    rc = start_timer(self);
     if (rc < 0) {
         errno = -rc;
         (void)PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (rc != 0) {
         tulip_datagram_fatal(self);
         return;
     }

@@ -180,8 +180,10 @@ void tulip_loop_on_forked(PyObject *owner);
 /* ---- threadsafe.c ---- */
 
 extern const UvtLoopHooks tulip_loop_hooks;
-/* Makes the handle that wakes a blocked poll; 0, or -1 with an exception. */
-UVT_CHECKED int tulip_loop_open_wakeup(TulipLoop *self);
+/* The handle that wakes a blocked poll, made when there is none: it keeps the run
+ * going, or does no longer.  0, or -1 with an exception. */
+UVT_CHECKED int tulip_loop_ref_wakeup(TulipLoop *self);
+void tulip_loop_unref_wakeup(TulipLoop *self);
 /* Ends a poll that blocks; any thread. */
 void tulip_loop_wake(TulipLoop *self);
 /* After a poll. */

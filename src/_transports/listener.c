@@ -191,7 +191,8 @@ tulip_listener_listen(TulipServer *self, TulipListener *listener)
         return true;
     }
     rc = self->st->uv->poll_start(listener->poll, UV_READABLE);
-    if (rc < 0) {
+    /* EINVAL: it is being closed, and then there is another. */
+    if (rc < 0 && rc != UV_EINVAL) {
         PyObject *exc = self->st->uv->oserror(rc, "uv_poll_start");
         if (exc != NULL) {
             PyErr_SetRaisedException(exc);
@@ -338,9 +339,30 @@ on_closed(PyObject *owner)
     tulip_listener_stop(self, listener_of(owner));
 }
 
+static bool open_poll(TulipServer *self, TulipListener *listener, PyObject *owner);
+
+/* With the loop, with the handle, or by somebody who found it among the raw loop's
+ * handles: then there is another. */
+static void
+on_poll_closed(PyObject *owner)
+{
+    TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
+    TulipListener *listener = listener_of(owner);
+    if (listener->poll == NULL) {
+        return;
+    }
+    Py_CLEAR(listener->poll);
+    if (!self->loop->closed
+        && (!open_poll(self, listener, owner)
+            || (!listener->resting && !tulip_listener_listen(self, listener)))) {
+        tulip_loop_report(self->loop, "A server cannot accept any more", NULL, NULL,
+                          NULL);
+    }
+}
+
 static const UvtConsumer poll_consumer = {
     .ready = on_ready,
-    .closed = on_closed,
+    .closed = on_poll_closed,
 };
 
 static const UvtConsumer handle_consumer = {
@@ -396,6 +418,16 @@ listen_failed(TulipServer *self, int rc, const char *call)
     return false;
 }
 
+/* False with an exception. */
+static bool
+open_poll(TulipServer *self, TulipListener *listener, PyObject *owner)
+{
+    const UvtCAPI *api = self->st->uv;
+    listener->poll = api->poll_new(self->loop->uv_loop, listener->fd);
+    return listener->poll != NULL
+        && api->consume(listener->poll, &poll_consumer, owner) == 0;
+}
+
 bool
 tulip_listener_start(TulipServer *self, Py_ssize_t index)
 {
@@ -449,9 +481,7 @@ tulip_listener_start(TulipServer *self, Py_ssize_t index)
         Py_DECREF(owner);
         return listen_failed(self, uv_translate_sys_error(errno), "dup");
     }
-    listener->poll = api->poll_new(self->loop->uv_loop, listener->fd);
-    if (listener->poll == NULL
-        || api->consume(listener->poll, &poll_consumer, owner) < 0) {
+    if (!open_poll(self, listener, owner)) {
         Py_DECREF(owner);
         return false;
     }

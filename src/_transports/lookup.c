@@ -335,28 +335,33 @@ on_answers(PyObject *owner)
     }
 }
 
-/* By somebody who found it among the raw loop's handles. */
+static int open_wakeup(TulipLoop *loop, TulipLookups *pool);
+
+/* By somebody who found it among the raw loop's handles: there is a new one, or all
+ * who wait are told why not. */
 static void
 on_closed(PyObject *owner)
 {
     TulipLoop *loop = (TulipLoop *)owner;
     TulipLookups *pool = loop->lookups;
+    PyObject *cause;
     if (pool == NULL) {
         return;
     }
-    loop->lookups = NULL;
     Py_CLEAR(pool->async);
+    if (open_wakeup(loop, pool) == 0) {
+        return;
+    }
+    cause = PyErr_GetRaisedException();
+    loop->lookups = NULL;
     while (pool->asked != NULL) {
         PyObject *future = unlink_asked(pool, pool->asked);
-        PyObject *exc = PyObject_CallFunction(
-            PyExc_RuntimeError, "s",
-            "the handle that reports answers of getaddrinfo() was closed");
-        if (exc == NULL || tulip_future_settle(loop, future, NULL, exc) < 0) {
+        if (tulip_future_settle(loop, future, NULL, cause) < 0) {
             PyErr_WriteUnraisable((PyObject *)loop);
         }
-        Py_XDECREF(exc);
         Py_DECREF(future);
     }
+    Py_DECREF(cause);
     dismiss(pool);
 }
 
@@ -385,13 +390,34 @@ pool_new(void)
     return pool;
 }
 
+/* The handle by which threads tell of answers; they learn of it by the lock.  What
+ * they have told one that is closed by now is looked at again. */
+static int
+open_wakeup(TulipLoop *loop, TulipLookups *pool)
+{
+    const UvtCAPI *api = loop->st->uv;
+    PyObject *async = api->async_new(loop->uv_loop);
+    uv_handle_t *uv = async != NULL ? api->handle_uv(async, UV_ASYNC) : NULL;
+    if (uv == NULL || api->consume(async, &consumer, (PyObject *)loop) < 0) {
+        Py_XDECREF(async);
+        return -1;
+    }
+    uv_unref(uv);       /* it does not keep the raw loop's run() */
+    pool->async = async;
+    (void)pthread_mutex_lock(&pool->lock);
+    pool->wakeup = (uv_async_t *)uv;
+    if (pool->done.first != NULL) {
+        (void)uv_async_send(pool->wakeup);
+    }
+    (void)pthread_mutex_unlock(&pool->lock);
+    return 0;
+}
+
 /* NULL with an exception. */
 static TulipLookups *
 get_pool(TulipLoop *loop)
 {
-    const UvtCAPI *api = loop->st->uv;
     TulipLookups *pool = loop->lookups;
-    uv_handle_t *uv;
     if (pool != NULL) {
         return pool;
     }
@@ -399,15 +425,10 @@ get_pool(TulipLoop *loop)
     if (pool == NULL) {
         return NULL;
     }
-    pool->async = api->async_new(loop->uv_loop);
-    uv = pool->async != NULL ? api->handle_uv(pool->async, UV_ASYNC) : NULL;
-    if (uv == NULL || api->consume(pool->async, &consumer, (PyObject *)loop) < 0) {
-        Py_CLEAR(pool->async);
+    if (open_wakeup(loop, pool) < 0) {
         pool_free(pool);
         return NULL;
     }
-    uv_unref(uv);       /* it does not keep the raw loop's run() */
-    pool->wakeup = (uv_async_t *)uv;
     loop->lookups = pool;
     return pool;
 }

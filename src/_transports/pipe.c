@@ -63,13 +63,16 @@ on_reader_gone(PyObject *owner, int Py_UNUSED(status), int Py_UNUSED(events))
     Py_XDECREF(exc);
 }
 
-/* With the loop, or by whoever got hold of the poll handle. */
+/* With the loop, or by whoever got hold of the poll handle: then there is another. */
 static void
 on_poll_closed(PyObject *owner)
 {
     TulipStream *self = (TulipStream *)owner;
-    if (self->names.pipe != NULL) {
+    if (self->names.pipe != NULL && self->names.pipe->poll != NULL) {
         unwatch_reader(self);
+        if (!self->loop->closed) {
+            tulip_pipe_watch_reader(self);
+        }
     }
 }
 

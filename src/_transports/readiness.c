@@ -144,11 +144,24 @@ on_ready(PyObject *owner, int status, int events)
     }
 }
 
-/* By somebody who found it among the raw loop's handles, or by us. */
+static int start(Watcher *self, int mask);
+
+/* By somebody who found it among the raw loop's handles, or with the loop.  While
+ * there are callbacks, there is a new one. */
 static void
 on_closed(PyObject *owner)
 {
-    Py_CLEAR(((Watcher *)owner)->poll);
+    Watcher *self = (Watcher *)owner;
+    TulipLoop *loop = self->loop;
+    Py_CLEAR(self->poll);
+    if (loop == NULL || loop->closed) {
+        return;
+    }
+    drop_cancelled(self);
+    if (mask_of(self) != 0 && start(self, mask_of(self)) < 0) {
+        tulip_loop_report(loop, "A descriptor of add_reader() or add_writer() cannot "
+                          "be watched any more", NULL, NULL, NULL);
+    }
 }
 
 static const UvtConsumer watcher_consumer = {
@@ -318,12 +331,33 @@ discard(Watcher *self)
     Py_XDECREF(key);
 }
 
+/* In the place of one that somebody has closed or is closing, of which nothing more is
+ * heard. */
+static int
+renew_poll(Watcher *self)
+{
+    PyObject *old = self->poll;
+    self->poll = NULL;
+    if (old != NULL) {
+        self->loop->st->uv->release(old);
+        Py_DECREF(old);
+    }
+    return open_poll(self);
+}
+
 /* Starts the Poll for what there are callbacks for; -1 with an exception. */
 static int
 start(Watcher *self, int mask)
 {
-    int rc = self->loop->st->uv->poll_start(self->poll, mask);
+    const UvtCAPI *api = self->loop->st->uv;
+    int rc = self->poll != NULL ? api->poll_start(self->poll, mask) : UV_EINVAL;
     struct stat st;
+    if (rc == UV_EINVAL) {
+        if (renew_poll(self) < 0) {
+            return -1;
+        }
+        rc = api->poll_start(self->poll, mask);
+    }
     if (rc < 0) {
         raise_uv(self->loop, rc, "uv_poll_start", self->fd);
         return -1;
@@ -341,10 +375,9 @@ stop(Watcher *self)
 {
     TulipLoop *loop = self->loop;
     int mask = mask_of(self);
-    if (self->poll == NULL) {
-        return;
+    if (self->poll != NULL) {
+        (void)loop->st->uv->poll_start(self->poll, mask);
     }
-    (void)loop->st->uv->poll_start(self->poll, mask);
     if (mask == 0) {
         Py_CLEAR(self->fileobj);
         loop->idle_watchers++;
@@ -362,10 +395,6 @@ static Watcher *
 watch(TulipLoop *loop, int fd, int event)
 {
     Watcher *self = find(loop, fd);
-    if (self != NULL && self->poll == NULL) {
-        discard(self);
-        self = NULL;
-    }
     if (self == NULL && (PyErr_Occurred() || (self = add(loop, fd)) == NULL)) {
         return NULL;
     }

@@ -163,7 +163,7 @@ turn(TulipLoop *self)
 
     if (!has_ready(self) && !self->stopping) {
         int due = tulip_loop_arm(self);
-        if (due < 0) {
+        if (due < 0 || tulip_loop_ref_wakeup(self) < 0) {
             return -1;
         }
         mode = due ? UV_RUN_NOWAIT : UV_RUN_ONCE;
@@ -223,18 +223,18 @@ tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
                         "This event loop is already running");
         return NULL;
     }
-    if (self->wakeup == NULL && tulip_loop_open_wakeup(self) < 0) {
-        return NULL;
-    }
     if (api->loop_run_begin(self->uv_loop) < 0) {
         return NULL;
     }
+    if (tulip_loop_ref_wakeup(self) < 0) {
+        api->loop_run_end(self->uv_loop);
+        return NULL;
+    }
     self->thread_id = PyThread_get_thread_ident();
-    uv_ref((uv_handle_t *)self->wakeup_uv);
     for (rc = first_turn(self); rc > 0; rc = turn(self)) {
         continue;
     }
-    uv_unref((uv_handle_t *)self->wakeup_uv);
+    tulip_loop_unref_wakeup(self);
     self->stopping = false;
     self->thread_id = 0;
     tulip_loop_track_ready(self);

@@ -164,6 +164,24 @@ server_detach(TulipServer *self, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
+/* A new reference; NULL: another thread has dropped the last one, and its
+ * deallocation waits for the lock. */
+static PyObject *
+if_alive(TulipStream *stream)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject *weak = PyWeakref_NewRef((PyObject *)stream, NULL), *alive = NULL;
+    if (weak != NULL) {
+        (void)PyWeakref_GetRef(weak, &alive);
+        Py_DECREF(weak);
+    }
+    PyErr_Clear();
+    return alive;
+#else
+    return Py_NewRef((PyObject *)stream);
+#endif
+}
+
 /* The transport that its protocol knows. */
 static PyObject *
 face_of(TulipStream *stream)
@@ -187,7 +205,10 @@ server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     for (stream = self->clients; stream != NULL; stream = stream->next_client) {
-        if (PyList_Append(list, face_of(stream)) < 0) {
+        PyObject *alive = if_alive(stream);
+        int rc = alive != NULL ? PyList_Append(list, face_of(stream)) : 0;
+        Py_XDECREF(alive);
+        if (rc < 0) {
             Py_DECREF(list);
             return NULL;
         }

@@ -29,12 +29,24 @@
 
 /* ---- waking ---- */
 
-static const UvtConsumer wakeup_consumer = {.fired = NULL};
+/* By somebody who found it among the raw loop's handles. */
+static void
+on_wakeup_closed(PyObject *owner)
+{
+    TulipLoop *self = (TulipLoop *)owner;
+    LOCK(self);
+    self->polling = false;
+    self->wakeup_uv = NULL;
+    UNLOCK(self);
+    Py_CLEAR(self->wakeup);
+}
+
+static const UvtConsumer wakeup_consumer = {.closed = on_wakeup_closed};
 
 /* Referenced only during a run: it must not keep the raw loop's run() from
  * returning. */
-int
-tulip_loop_open_wakeup(TulipLoop *self)
+static int
+open_wakeup(TulipLoop *self)
 {
     const UvtCAPI *api = self->st->uv;
     PyObject *wakeup = api->async_new(self->uv_loop);
@@ -48,10 +60,29 @@ tulip_loop_open_wakeup(TulipLoop *self)
         Py_DECREF(wakeup);
         return -1;
     }
-    uv_unref(uv);
-    self->wakeup = wakeup;
+    LOCK(self);
     self->wakeup_uv = (uv_async_t *)uv;
+    UNLOCK(self);
+    self->wakeup = wakeup;
     return 0;
+}
+
+int
+tulip_loop_ref_wakeup(TulipLoop *self)
+{
+    if (self->wakeup == NULL && open_wakeup(self) < 0) {
+        return -1;
+    }
+    uv_ref((uv_handle_t *)self->wakeup_uv);
+    return 0;
+}
+
+void
+tulip_loop_unref_wakeup(TulipLoop *self)
+{
+    if (self->wakeup_uv != NULL) {
+        uv_unref((uv_handle_t *)self->wakeup_uv);
+    }
 }
 
 /* The lock is held. */

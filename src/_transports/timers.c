@@ -186,7 +186,19 @@ on_deadline(PyObject *owner)
     self->due = true;
 }
 
-static const UvtConsumer deadline_consumer = {.fired = on_deadline};
+/* By somebody who found it among the raw loop's handles. */
+static void
+on_deadline_closed(PyObject *owner)
+{
+    TulipLoop *self = (TulipLoop *)owner;
+    self->armed = TULIP_NEVER;
+    Py_CLEAR(self->deadline);
+}
+
+static const UvtConsumer deadline_consumer = {
+    .fired = on_deadline,
+    .closed = on_deadline_closed,
+};
 
 static int
 open_deadline(TulipLoop *self)
@@ -228,6 +240,9 @@ tulip_loop_arm(TulipLoop *self)
     now_ms = uv_now(self->uv);
     rc = self->st->uv->timer_start(self->deadline,
                                    due_ms > now_ms ? due_ms - now_ms : 0, 0);
+    if (rc == UV_EINVAL) {
+        return 1;       /* It is being closed: after this poll there is another. */
+    }
     if (rc < 0) {
         PyObject *exc = self->st->uv->oserror(rc, "uv_timer_start");
         if (exc != NULL) {

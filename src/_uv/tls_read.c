@@ -421,8 +421,21 @@ const UvtConsumer uvt_layer_of_stream = {
     .closed = on_stream_closed,
 };
 
+/* By somebody who found it among the loop's handles: what was to be done then is done
+ * by another. */
+static void
+on_later_closed(PyObject *owner)
+{
+    UvtLayer *self = (UvtLayer *)owner;
+    Py_CLEAR(self->later);
+    if (uvt_layer_is_open(self) && go_on_later(self) < 0) {
+        uvt_layer_fail(self);
+    }
+}
+
 const UvtConsumer uvt_layer_of_timer = {
     .fired = on_later,
+    .closed = on_later_closed,
 };
 
 /* ---- reading ---- */
