@@ -24,19 +24,35 @@ tulip_server_join(TulipServer *self, TulipStream *stream)
     self->active++;
 }
 
+/* At the end of the interpreter the class may have lost its methods; then nobody
+ * waits any more. */
+static void
+wake_waiters(TulipServer *self)
+{
+    PyObject *name = PyUnicode_FromString("_wakeup"), *method = NULL;
+    PyObject *result = NULL;
+    int found = name == NULL ? -1
+        : PyObject_GetOptionalAttr((PyObject *)self, name, &method);
+    if (found > 0) {
+        result = PyObject_CallNoArgs(method);
+    }
+    if (found < 0 || (found > 0 && result == NULL)) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(method);
+    Py_XDECREF(result);
+}
+
 static void
 one_less(TulipServer *self)
 {
-    PyObject *result, *raised;
+    PyObject *raised;
     if (--self->active > 0 || !self->stopped) {
         return;
     }
     raised = PyErr_GetRaisedException();
-    result = PyObject_CallMethod((PyObject *)self, "_wakeup", NULL);
-    if (result == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
-    Py_XDECREF(result);
+    wake_waiters(self);
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }

@@ -94,10 +94,6 @@ PyWeakref_GetRef(PyObject *ref, PyObject **result)
 #define UVT_DATAGRAM_HEADER ((size_t)0)
 #endif
 
-/* What becomes of a thread that wants to go on in an interpreter that is gone: since
- * 3.14 it hangs, before it ends. */
-#define UVT_THREADS_HANG (PY_VERSION_HEX >= 0x030E0000)
-
 /* A critical section inside of one of the same lock costs nothing (3.14): Python
  * looks whether the innermost is such a one. */
 #define UVT_SECTIONS_NEST (PY_VERSION_HEX >= 0x030E0000)

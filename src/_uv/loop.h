@@ -111,6 +111,8 @@ void uvt_loop_raise_later(UvtLoop *self);
  * it is no Exception, by stopping the loop and raising it from run().
  * `what` is the object whose callback raised, or NULL. */
 void uvt_loop_report(UvtLoop *self, PyObject *what);
+/* The same for what a handler of Python's signals has raised. */
+void uvt_loop_report_signal(UvtLoop *self);
 
 /* The outer part of a run, and one pass of libuv inside it.  begin and turn
  * return 0, or -1 with an exception; end may be called with one set.

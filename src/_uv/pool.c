@@ -138,7 +138,7 @@ make_threads(void)
     }
 }
 
-#if UVT_THREADS_HANG && defined(__GLIBC__)
+#ifdef __GLIBC__
 static void
 end_at_once(int status, void *Py_UNUSED(arg))
 {
@@ -146,8 +146,9 @@ end_at_once(int status, void *Py_UNUSED(arg))
     _exit(status);
 }
 
-/* Work that does not end keeps its thread, for which libuv would wait when its
- * library is unloaded: the process ends before. */
+/* Work that does not end keeps its thread: in an interpreter that is gone a thread
+ * that wants to go on hangs, or ends when it comes to that, by version.  libuv would
+ * wait for it when its library is unloaded: the process ends before. */
 static void
 leave_threads_behind(void)
 {

@@ -108,6 +108,12 @@ uvt_loop_run_begin(UvtLoop *self)
     uvt_metrics_begin(self);
     /* A signal from just before that told nobody: the poll would not end. */
     if (PyErr_CheckSignals() < 0) {
+        uvt_loop_report_signal(self);
+    }
+    if (self->raised != NULL) {
+        PyObject *raised = self->raised;
+        self->raised = NULL;
+        PyErr_SetRaisedException(raised);
         uvt_loop_run_end(self);
         return -1;
     }
@@ -250,6 +256,39 @@ is_default_hook(UvtLoop *self, PyObject *hook)
     return PyCFunction_Check(hook) && PyCFunction_GET_SELF(hook) == (PyObject *)self
         && PyCFunction_GET_FUNCTION(hook) == (PyCFunction)(void (*)(void))
                                              uvt_loop_excepthook;
+}
+
+/* 1: a program's own excepthook, a new reference; 0: it has none; -1: error. */
+static int
+own_hook(UvtLoop *self, PyObject **hook)
+{
+    int found = PyObject_GetOptionalAttr((PyObject *)self,
+                                         self->st->str_excepthook, hook);
+    if (found > 0 && (*hook == Py_None || is_default_hook(self, *hook))) {
+        Py_CLEAR(*hook);
+        found = 0;
+    }
+    return found;
+}
+
+/* A handler of Python's signals belongs to no callback: what it raises leaves the
+ * run, be it an Exception or not, unless the program has put an excepthook. */
+void
+uvt_loop_report_signal(UvtLoop *self)
+{
+    PyObject *exc = PyErr_GetRaisedException(), *hook = NULL;
+    int found = self->hooks == NULL ? own_hook(self, &hook) : 0;
+    Py_XDECREF(hook);
+    if (found < 0) {
+        PyErr_Clear();
+    }
+    PyErr_SetRaisedException(exc);
+    if (found > 0) {
+        uvt_loop_report(self, NULL);
+    }
+    else {
+        uvt_loop_raise_later(self);
+    }
 }
 
 void

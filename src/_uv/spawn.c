@@ -8,12 +8,15 @@
 #include "stream.h"
 #include "task.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     uv_process_options_t options;
     PyObject *owned;            /* a list: the bytes, the StdIO objects */
+    int null_fd;                /* /dev/null, for descriptors above 2; or -1 */
 } Spawn;
 
 static const char *const names[] = {
@@ -211,6 +214,30 @@ get_container(UvtLoop *loop, uv_stdio_container_t *containers, Py_ssize_t i,
     return true;
 }
 
+/* libuv gives a child /dev/null for its first three descriptors only.  The others
+ * would be whatever of this process is inheritable, so they inherit one that is
+ * opened here. */
+static bool
+ignore_others(Spawn *spawn)
+{
+    uv_process_options_t *options = &spawn->options;
+    for (int i = 3; i < options->stdio_count; i++) {
+        if (options->stdio[i].flags != UV_IGNORE) {
+            continue;
+        }
+        if (spawn->null_fd < 0) {
+            spawn->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        }
+        if (spawn->null_fd < 0) {
+            PyErr_SetFromErrnoWithFilename(PyExc_OSError, "/dev/null");
+            return false;
+        }
+        options->stdio[i].flags = UV_INHERIT_FD;
+        options->stdio[i].data.fd = spawn->null_fd;
+    }
+    return true;
+}
+
 static bool
 get_stdio(Spawn *spawn, UvtLoop *loop, PyObject *arg)
 {
@@ -253,7 +280,7 @@ get_stdio(Spawn *spawn, UvtLoop *loop, PyObject *arg)
             return false;
         }
     }
-    return true;
+    return ignore_others(spawn);
 }
 
 /* uid_t and gid_t are 32 bits wide; the last value means "no change". */
@@ -349,6 +376,9 @@ free_options(Spawn *spawn)
     PyMem_Free(spawn->options.args);
     PyMem_Free(spawn->options.env);
     PyMem_Free(spawn->options.stdio);
+    if (spawn->null_fd >= 0) {
+        (void)close(spawn->null_fd);
+    }
     Py_XDECREF(spawn->owned);
 }
 
@@ -453,6 +483,7 @@ uvt_process_spawn(PyObject *cls, PyObject *const *args, Py_ssize_t nargs,
     }
     loop = (UvtLoop *)given[LOOP];
     memset(&spawn, 0, sizeof(spawn));
+    spawn.null_fd = -1;
     spawn.options.exit_cb = uvt_on_exit;
     spawn.owned = PyList_New(0);
     if (spawn.owned != NULL) {
