@@ -174,6 +174,7 @@ uvt_box_close(UvtBox *box)
     if (box->uv.handle.type == UV_TTY) {
         uvt_tty_restore(&box->uv.tty);
     }
+    uvt_timer_forget(box->uv.handle.loop->data, box);
     if (box->uv.handle.type == UV_POLL) {
         uvt_poll_close(&box->uv.poll, uvt_on_closed);
     }

@@ -25,6 +25,9 @@ typedef struct UvtBox {
     unsigned pins;                  /* writes under way that send the handle */
     bool closed;                    /* freed with the last pin */
     int hidden_fd;                  /* in a forked child (fork.c); plus 1 */
+    bool timer_aside;               /* Timer: in the loop's list (timer.c) */
+    unsigned timer_pass;            /* Timer: in which it was started */
+    struct UvtBox *next_aside;
     union {                         /* only as large as its type needs */
         uv_handle_t handle;
         uv_stream_t stream;

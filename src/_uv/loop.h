@@ -24,6 +24,9 @@ typedef struct UvtCore {
     bool torn;          /* and it was running */
     bool lost;          /* somebody has closed descriptors of the loop's own */
     pid_t pid;          /* of the process that made it */
+    bool in_timer;                  /* inside of a timer's callback */
+    unsigned timer_pass;            /* another one after each poll */
+    struct UvtBox *timers_aside;    /* list of those that wait for it (timer.c) */
 } UvtCore;
 
 /* Cores without an object that a pool thread still uses.  Counted, one use for
@@ -111,8 +114,9 @@ void uvt_loop_raise_later(UvtLoop *self);
  * it is no Exception, by stopping the loop and raising it from run().
  * `what` is the object whose callback raised, or NULL. */
 void uvt_loop_report(UvtLoop *self, PyObject *what);
-/* The same for what a handler of Python's signals has raised. */
-void uvt_loop_report_signal(UvtLoop *self);
+/* Gives what a handler of Python's signals has raised to a replaced excepthook;
+ * false: there is none, and the exception stays. */
+UVT_CHECKED bool uvt_loop_hook_signal(UvtLoop *self);
 
 /* The outer part of a run, and one pass of libuv inside it.  begin and turn
  * return 0, or -1 with an exception; end may be called with one set.
@@ -215,6 +219,10 @@ bool uvt_guard_can_watch(const UvtCore *core, int fd);
 /* False when somebody has closed descriptors that libuv has for the loop itself: it
  * would abort, so it may not run any more. */
 bool uvt_guard_own_fds(UvtCore *core);
+
+/* timer.c: right before a poll, and when one is closed. */
+void uvt_timers_bring_back(UvtCore *core);
+void uvt_timer_forget(UvtCore *core, struct UvtBox *box);
 
 /* wakeup.c: Python's signals reach a blocked poll.  start is called by a run
  * on the main thread, stop when that run ends; 0, or -1 with an exception. */

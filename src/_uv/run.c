@@ -48,6 +48,10 @@ on_before_poll(uv_prepare_t *uv)
         return;
     }
     UVT_YIELD(self->lock);
+    core->timer_pass++;
+    if (core->timers_aside != NULL) {
+        uvt_timers_bring_back(core);
+    }
 #if UV_VERSION_HEX >= 0x012D00
     /* Older ones read the clock at the begin of each turn. */
     if (self->mode != UV_RUN_NOWAIT) {
@@ -107,13 +111,7 @@ uvt_loop_run_begin(UvtLoop *self)
     }
     uvt_metrics_begin(self);
     /* A signal from just before that told nobody: the poll would not end. */
-    if (PyErr_CheckSignals() < 0) {
-        uvt_loop_report_signal(self);
-    }
-    if (self->raised != NULL) {
-        PyObject *raised = self->raised;
-        self->raised = NULL;
-        PyErr_SetRaisedException(raised);
+    if (PyErr_CheckSignals() < 0 && !uvt_loop_hook_signal(self)) {
         uvt_loop_run_end(self);
         return -1;
     }
@@ -273,8 +271,8 @@ own_hook(UvtLoop *self, PyObject **hook)
 
 /* A handler of Python's signals belongs to no callback: what it raises leaves the
  * run, be it an Exception or not, unless the program has put an excepthook. */
-void
-uvt_loop_report_signal(UvtLoop *self)
+bool
+uvt_loop_hook_signal(UvtLoop *self)
 {
     PyObject *exc = PyErr_GetRaisedException(), *hook = NULL;
     int found = self->hooks == NULL ? own_hook(self, &hook) : 0;
@@ -286,9 +284,7 @@ uvt_loop_report_signal(UvtLoop *self)
     if (found > 0) {
         uvt_loop_report(self, NULL);
     }
-    else {
-        uvt_loop_raise_later(self);
-    }
+    return found > 0;
 }
 
 void

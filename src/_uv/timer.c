@@ -1,6 +1,11 @@
 /* uv.Timer: a callback after a time, once or repeatedly, in the loop's whole
  * milliseconds.  All functions run on the loop's thread, attached.  A ticking
  * timer is held by its loop; the handle owns the callback.
+ *
+ * libuv before 1.48 goes on as long as a timer is due: one that is started with 0
+ * in its own callback, or each by the other, would be called for ever, with no poll
+ * in between.  So what was started since the last poll by a timer's callback is put
+ * aside until right before the next poll, which does not wait then.
  */
 #include "args.h"
 #include "consumer.h"
@@ -45,13 +50,76 @@ uvt_timer_create(PyObject *loop)
 
 /* ---- libuv callbacks ---- */
 
+/* A timer's callback has started it since the last poll. */
+static bool
+is_too_early(const UvtCore *core, const UvtBox *box)
+{
+    return box->timer_pass == core->timer_pass;
+}
+
+static void on_timer(uv_timer_t *uv);
+
+/* It is not due any more, for the rest of this pass. */
+static void
+put_aside(UvtCore *core, UvtBox *box)
+{
+    uv_timer_t *uv = &box->uv.timer;
+    (void)uv_timer_start(uv, on_timer, 1, uv_timer_get_repeat(uv));
+    if (!box->timer_aside) {
+        box->timer_aside = true;
+        box->next_aside = core->timers_aside;
+        core->timers_aside = box;
+    }
+}
+
+void
+uvt_timers_bring_back(UvtCore *core)
+{
+    UvtBox *box = core->timers_aside;
+    core->timers_aside = NULL;
+    while (box != NULL) {
+        UvtBox *next = box->next_aside;
+        uv_timer_t *uv = &box->uv.timer;
+        box->timer_aside = false;
+        if (uv_is_active(&box->uv.handle)) {
+            (void)uv_timer_start(uv, on_timer, 0, uv_timer_get_repeat(uv));
+        }
+        box = next;
+    }
+}
+
+void
+uvt_timer_forget(UvtCore *core, UvtBox *box)
+{
+    UvtBox **link = &core->timers_aside;
+    while (box->timer_aside && *link != NULL) {
+        if (*link == box) {
+            *link = box->next_aside;
+            break;
+        }
+        link = &(*link)->next_aside;
+    }
+    box->timer_aside = false;
+}
+
 static void
 on_timer(uv_timer_t *uv)
 {
-    UvtHandle *self = uvt_enter(uv);
+    UvtBox *box = uv->data;
+    UvtCore *core = uv->loop->data;
+    UvtHandle *self;
+    if (is_too_early(core, box)) {
+        put_aside(core, box);
+        return;
+    }
+    uvt_timer_forget(core, box);
+    /* A repeating one is started again already. */
+    box->timer_pass = core->timer_pass;
+    self = uvt_enter(uv);
     if (self == NULL) {
         return;
     }
+    core->in_timer = true;
     if (self->consumer != NULL) {
         UVT_TELL_CONSUMER(self, fired, owner);
     }
@@ -59,13 +127,24 @@ on_timer(uv_timer_t *uv)
         PyObject *args[2] = {NULL, (PyObject *)self};
         uvt_call(self, self->callback, args + 1, 1);
     }
+    core->in_timer = false;
     uvt_leave(self);
+}
+
+/* Whatever starts one calls this. */
+static void
+note_start(UvtBox *box)
+{
+    UvtCore *core = box->uv.handle.loop->data;
+    uvt_timer_forget(core, box);
+    box->timer_pass = core->in_timer ? core->timer_pass : core->timer_pass - 1;
 }
 
 int
 uvt_timer_start(UvtHandle *self, uint64_t timeout, uint64_t repeat)
 {
     int rc = uv_timer_start(&self->box->uv.timer, on_timer, timeout, repeat);
+    note_start(self->box);
     uvt_handle_update(self);
     return rc;
 }
@@ -142,6 +221,7 @@ timer_again(UvtHandle *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     rc = uv_timer_again(&self->box->uv.timer);
+    note_start(self->box);
     uvt_handle_update(self);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_timer_again");
@@ -162,7 +242,8 @@ timer_get_due_in(UvtHandle *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     return PyFloat_FromDouble(
-        (double)uv_timer_get_due_in(&self->box->uv.timer) / 1000.0);
+        self->box->timer_aside
+        ? 0.0 : (double)uv_timer_get_due_in(&self->box->uv.timer) / 1000.0);
 }
 
 /* ---- attributes ---- */

@@ -75,8 +75,8 @@ on_wakeup(uv_poll_t *uv, int status, int events)
     }
     uvt_loop_attach(loop);
     deliver(loop, wakeup, wakeup->previous);
-    if (PyErr_CheckSignals() < 0) {
-        uvt_loop_report_signal(loop);
+    if (PyErr_CheckSignals() < 0 && !uvt_loop_hook_signal(loop)) {
+        uvt_loop_raise_later(loop);
     }
 }
 

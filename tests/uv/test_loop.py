@@ -411,7 +411,8 @@ def test_excepthook_called_directly(loop, capfd):
 
 # ---- signals and a blocked poll ----
 
-def test_ctrl_c_interrupts_a_blocked_run(loop):
+def test_ctrl_c_interrupts_a_blocked_run():
+    loop = uv.Loop()
     uv.Timer(loop).start(lambda t: None, 100, 0)
     killer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
     killer.start()
@@ -452,10 +453,11 @@ def test_signals_around_the_beginning_of_a_run(loop):
         spare.close()
 
 
-def test_signal_handler_raises_at_the_beginning_of_a_run(loop):
+def test_signal_handler_raises_at_the_beginning_of_a_run():
     def handler(*args):
         raise ZeroDivisionError
 
+    loop = uv.Loop()
     spare = uv.Timer(loop)
     spare.start(lambda t: loop.stop(), 5, 0)
     old = signal.signal(signal.SIGALRM, handler)
@@ -469,6 +471,8 @@ def test_signal_handler_raises_at_the_beginning_of_a_run(loop):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
         spare.close()
+        loop.run()
+        loop.close()
 
 
 def test_wakeup_fd_is_put_back_and_fed(loop):

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 
 import pytest
 
@@ -97,3 +98,102 @@ def test_bad_use(loop, pair):
             call()
     with pytest.raises(RuntimeError):
         util.SignalChecker.__new__(util.SignalChecker).start()
+
+
+class Stop(Exception):
+    """What a handler of the program's raises."""
+
+
+def hooked_by_attribute(seen):
+    loop = uv.Loop()
+
+    def hook(kind, value, traceback):
+        seen.append(kind)
+        loop.stop()
+
+    loop.excepthook = hook
+    return loop
+
+
+def hooked_by_class(seen):
+    class Loop(uv.Loop):
+        def excepthook(self, kind, value, traceback):
+            seen.append(kind)
+            self.stop()
+
+    return Loop()
+
+
+@pytest.mark.parametrize("make", [hooked_by_attribute, hooked_by_class])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Stop])
+@pytest.mark.parametrize("when", ["polling", "before", "calling"])
+@pytest.mark.parametrize("checked", [False, True])
+def test_what_a_handler_raises_goes_to_a_replaced_hook(
+    wakeup, make, kind, when, checked
+):
+    """Wherever the signal comes: in the poll, before the run, in a callback."""
+    seen = []
+
+    def handler(number, frame):
+        raise kind
+
+    def send(*args):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = on_signal(handler)
+    loop = make(seen)
+    checker = util.SignalChecker(loop, wakeup[0].fileno())
+    if checked:
+        checker.start()
+    keeper = uv.Timer(loop)
+    keeper.start(lambda timer: loop.stop(), 20)
+    killer = threading.Timer(0.02, send)
+    try:
+        if when == "before":
+            # From another thread, so that this one does not look before it runs.
+            killer.interval = 0
+            killer.start()
+            killer.finished.wait()
+            loop.run()
+        elif when == "polling":
+            killer.start()
+            loop.run()
+        else:
+            uv.Timer(loop).start(send, 0)
+            loop.run()
+        assert seen == [kind]
+    except kind:
+        # Python ran the handler in this test itself, just before run().
+        assert when == "before" and seen == []
+    finally:
+        on_signal(before)
+        killer.cancel()
+        checker.close()
+        keeper.close()
+        loop.run()
+        loop.close()
+
+
+@pytest.mark.parametrize("hook", ["none", "default"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Stop])
+def test_what_a_handler_raises_leaves_run_without_a_hook(hook, kind):
+    def handler(number, frame):
+        raise kind
+
+    before = on_signal(handler)
+    loop = uv.Loop()
+    if hook == "none":
+        loop.excepthook = None
+    keeper = uv.Timer(loop)
+    keeper.start(lambda timer: loop.stop(), 20)
+    killer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1))
+    killer.start()
+    try:
+        with pytest.raises(kind):
+            loop.run()
+    finally:
+        on_signal(before)
+        killer.join()
+        keeper.close()
+        loop.run()
+        loop.close()

@@ -1,6 +1,8 @@
 """Timer."""
 
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -324,3 +326,204 @@ def test_unreferenced_timer_does_not_keep_the_loop(loop):
     begin = time.monotonic()
     assert loop.run() is False
     assert time.monotonic() - begin < 50
+
+
+# ---- a callback that always makes more to do ----
+
+
+def start_itself(loop, turn):
+    timer = uv.Timer(loop)
+
+    def on_timer(handle):
+        if turn():
+            handle.start(on_timer, 0)
+
+    timer.start(on_timer, 0)
+
+
+def start_each_other(loop, turn):
+    first, second = uv.Timer(loop), uv.Timer(loop)
+
+    def on_first(handle):
+        if turn():
+            second.start(on_second, 0)
+
+    def on_second(handle):
+        if turn():
+            first.start(on_first, 0)
+
+    first.start(on_first, 0)
+
+
+def start_a_new_one(loop, turn):
+    def on_timer(handle):
+        handle.close()
+        if turn():
+            uv.Timer(loop).start(on_timer, 0)
+
+    uv.Timer(loop).start(on_timer, 0)
+
+
+def repeat_slower_than_its_time(loop, turn):
+    def on_timer(handle):
+        time.sleep(0.002)
+        loop.update_time()
+        if not turn():
+            handle.stop()
+
+    uv.Timer(loop).start(on_timer, 0, 0.001)
+
+
+def start_again_behind_its_time(loop, turn):
+    def on_timer(handle):
+        handle.again()
+        time.sleep(0.002)
+        loop.update_time()
+        if not turn():
+            handle.stop()
+
+    uv.Timer(loop).start(on_timer, 0, 0.001)
+
+
+def send_to_itself(loop, turn):
+    def on_async(handle):
+        handle.send() if turn() else handle.close()
+
+    loop.kept = uv.Async(loop, on_async)
+    loop.kept.send()
+
+
+def queue_more_work(loop, turn):
+    def done(error):
+        if turn():
+            loop.queue_work(lambda: None, done)
+
+    loop.queue_work(lambda: None, done)
+
+
+def always_idle(loop, turn):
+    idle = uv.Idle(loop)
+
+    def on_idle(handle):
+        handle.stop()
+        if turn():
+            handle.start(on_idle)
+
+    idle.start(on_idle)
+
+
+def prepare_and_check(loop, turn):
+    prepare, check, idle = uv.Prepare(loop), uv.Check(loop), uv.Idle(loop)
+    idle.start(lambda handle: None)
+
+    def on_check(handle):
+        check.stop()
+        if turn():
+            prepare.start(on_prepare)
+        else:
+            idle.stop()
+
+    def on_prepare(handle):
+        prepare.stop()
+        check.start(on_check)
+
+    prepare.start(on_prepare)
+
+
+BUSY = [start_itself, start_each_other, start_a_new_one, repeat_slower_than_its_time,
+        start_again_behind_its_time, send_to_itself, queue_more_work, always_idle,
+        prepare_and_check]
+MOST = 20000
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_busy_callbacks_let_io_and_timers_in(loop, busy):
+    """A pipe that is ready and a timer are heard of while callbacks make more."""
+    count, heard = [0], []
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    poll = uv.Poll(loop, reading)
+
+    def hear(what):
+        assert count[0] < MOST
+        heard.append(what)
+        if set(heard) == {"pipe", "timer"}:
+            count[0] = MOST
+
+    def on_poll(handle, events, error):
+        handle.close()
+        hear("pipe")
+
+    def on_timer(handle):
+        handle.close()
+        hear("timer")
+
+    def turn():
+        count[0] += 1
+        return count[0] < MOST
+
+    busy(loop, turn)
+    poll.start(uv.UV_READABLE, on_poll)
+    uv.Timer(loop).start(on_timer, 0.001)
+    loop.run_checked(30)
+    assert sorted(heard) == ["pipe", "timer"]
+    for fd in (reading, writing):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_busy_callbacks_can_stop_the_loop(loop, busy):
+    count = [0]
+
+    def turn():
+        count[0] += 1
+        if count[0] == 10:
+            loop.stop()
+        return count[0] < MOST
+
+    busy(loop, turn)
+    loop.run()
+    assert 10 <= count[0] < 200
+    count[0] = MOST
+    loop.run_checked()
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_ctrl_c_reaches_busy_callbacks(busy):
+    loop, count = uv.Loop(), [0]
+
+    def turn():
+        count[0] += 1
+        if count[0] == 10:
+            signal.raise_signal(signal.SIGINT)
+        return count[0] < MOST
+
+    busy(loop, turn)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    assert 10 <= count[0] < 200
+    count[0] = MOST
+    for handle in loop.handles:
+        if not handle.closed:
+            handle.close()
+    loop.run()
+    loop.close()
+
+
+@pytest.mark.parametrize("mode", [uv.UV_RUN_ONCE, uv.UV_RUN_NOWAIT])
+def test_a_timer_of_zero_has_one_call_in_each_pass(loop, mode):
+    calls = []
+
+    def on_timer(handle):
+        calls.append(handle.due_in)
+        handle.start(on_timer, 0)
+
+    timer = uv.Timer(loop)
+    timer.start(on_timer, 0)
+    for _ in range(20):
+        assert loop.run(mode)
+        assert timer.active and timer.due_in == 0
+    assert 18 <= len(calls) <= 40
+    timer.stop()
+    assert not loop.run(mode)
+    assert len(calls) <= 40
