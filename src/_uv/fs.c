@@ -142,6 +142,9 @@ start(FsTask *self, FsJob *job, PyObject *const *given)
     self->path = Py_XNewRef(job->call.path);
     uvt_task_begin(&self->base, &job->base);
     rc = job->op->start(&loop->core->uv, &job->call, &job->req, on_fs);
+    if (rc == 0 && job->call.request != NULL) {
+        job->base.req = job->call.request;
+    }
     if (rc < 0) {
         job->taken = true;
         uvt_task_refused(&self->base);

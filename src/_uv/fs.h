@@ -33,6 +33,8 @@ typedef struct {
     int fd, in_fd, flags, mode;
     uv_uid_t uid;
     uv_gid_t gid;
+    uv_work_t work;                 /* of copyfile() */
+    uv_req_t *request;              /* libuv has it for the uv_fs_t; or NULL */
 } UvtFsCall;
 
 typedef enum {
@@ -77,6 +79,10 @@ PyObject *uvt_fs_run(PyObject *module, const UvtFsOp *op, PyObject *const *args,
                      Py_ssize_t nargs, PyObject *kwnames);
 
 extern PyMethodDef uvt_fs_functions[];
+
+/* fs_copy.c: as UvtFsOp.start. */
+int uvt_fs_start_copyfile(uv_loop_t *loop, UvtFsCall *call, uv_fs_t *req,
+                          uv_fs_cb cb);
 
 /* fs_args.c: converts what was given for op->params (NULL: left out) into a
  * zeroed call; release it in any case, after libuv's clean-up.  Both may run any

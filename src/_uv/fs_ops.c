@@ -61,7 +61,6 @@ STARTER(sendfile, call->fd, call->in_fd, call->offset, call->length)
 STARTER(utime, PATH, call->atime, call->mtime)
 STARTER(futime, call->fd, call->atime, call->mtime)
 STARTER(lutime, PATH, call->atime, call->mtime)
-STARTER(copyfile, PATH, NEW_PATH, call->flags)
 STARTER(mkdtemp, PATH)
 STARTER(mkstemp, PATH)
 STARTER(opendir, PATH)
@@ -70,6 +69,7 @@ STARTER(closedir, call->dir->dir)
 STARTER(statfs, PATH)
 
 #undef STARTER
+#define start_copyfile uvt_fs_start_copyfile
 #undef PATH
 #undef NEW_PATH
 
@@ -225,9 +225,12 @@ PyMethodDef uvt_fs_functions[] = {
     ENTRY(lutime, "path, atime, mtime",
      "As utime(), of a symbolic link itself.  Since libuv 1.36."),
     ENTRY(copyfile, "path, new_path, flags=0",
-     "Copy a file.  Flags: UV_FS_COPYFILE_EXCL fails when new_path is there,\n"
-     "UV_FS_COPYFILE_FICLONE shares the data if the file system can, and\n"
-     "UV_FS_COPYFILE_FICLONE_FORCE fails when it cannot."),
+     "Copy a file and its permissions.  Flags: UV_FS_COPYFILE_EXCL fails when\n"
+     "new_path is there, UV_FS_COPYFILE_FICLONE shares the data if the file system\n"
+     "can, and UV_FS_COPYFILE_FICLONE_FORCE fails when it cannot.  A failed copy\n"
+     "removes only a file that it has made; a file that was there is not touched when\n"
+     "the data cannot be shared or when there is no room.  To a device it writes;\n"
+     "directories (EISDIR), FIFOs and sockets (EINVAL) are refused."),
     ENTRY(mkdtemp, "path",
      "Make a directory of a new name: path ends with six X, which are replaced.\n"
      "Returns its path, str or bytes as was given."),
