@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import functools
 import os
 import socket
@@ -17,6 +18,8 @@ from asyncio.log import logger
 
 from ._transports import SSLTransport, StreamTransport
 from ._uv import TCP, Pipe
+from .cleanup import close_descriptor, close_quietly
+from .guards import guarded
 from .resolve import ResolvingLoop, interleaved, lacks_zone, literal_info
 
 TYPE_CHECKING = False
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 
     _P = TypeVar("_P", bound=asyncio.BaseProtocol)
     _SSL = ssl_module.SSLContext | bool | None
-    _Attempt = Callable[[], Coroutine[Any, Any, TCP]]
+    # A handle that is connected; a socket, where somebody looks at those.
+    _Connected = TCP | socket.socket
+    _Attempt = Callable[[], Coroutine[Any, Any, _Connected]]
 
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
@@ -66,6 +71,22 @@ def open_detached(handle: TCP | Pipe, sock: socket.socket) -> None:
     """Move the socket's descriptor into the handle."""
     handle.open(sock.fileno())
     sock.detach()
+
+
+def open_duplicate(handle: TCP | Pipe, sock: socket.socket) -> None:
+    """Give the handle a duplicate of the socket's descriptor."""
+    # Not by the socket's dup(), which makes another object of its class.
+    fd = duplicate(sock.fileno())
+    try:
+        handle.open(fd)
+    except BaseException:
+        close_descriptor(fd)
+        raise
+
+
+def duplicate(fd: int) -> int:
+    """A duplicate that is none of the standard streams' numbers."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def client_tls(
@@ -108,9 +129,9 @@ def _refuse(**only_with_tls: object) -> None:
             raise ValueError(f"{name} is only meaningful with ssl")
 
 
-def _close_result(task: asyncio.Task[TCP]) -> None:
+def _close_result(task: asyncio.Task[_Connected]) -> None:
     if not task.cancelled() and task.exception() is None:
-        task.result().close()
+        close_quietly(task.result())
 
 
 class ConnectingLoop(ResolvingLoop):
@@ -138,8 +159,8 @@ class ConnectingLoop(ResolvingLoop):
         """Connect by TCP to a host, or take over a connected socket.
 
         Returns (transport, protocol).  With `sock` the transport works on that
-        socket, and closes it at its own end; when this fails or is cancelled, the
-        socket stays as it was.
+        socket, and closes it at its own end.  It is closed as well when this fails
+        or is cancelled, unless the arguments are wrong.
         """
         if ssl and server_hostname is None:
             if not host:
@@ -179,17 +200,20 @@ class ConnectingLoop(ResolvingLoop):
             if interleave:
                 infos = interleaved(infos, interleave)
             if len(infos) > 1 or local is not None or all_errors:
-                handle = await self._connect(
+                connected = await self._connect(
                     infos, local, happy_eyeballs_delay, all_errors
                 )
             else:
-                handle = await self._attempt(infos[0])
-            try:
-                protocol = protocol_factory()
-            except BaseException:
-                handle.close()
-                raise
-            made = await self._start_transport(handle, protocol, None, tls)
+                connected = await self._attempt(infos[0])
+            if isinstance(connected, TCP):
+                try:
+                    protocol = protocol_factory()
+                except BaseException:
+                    close_quietly(connected)
+                    raise
+                made = await self._start_transport(connected, protocol, None, tls)
+            else:
+                made = await self._adopt(protocol_factory, connected, tls)
         if self.get_debug():
             shown = made[0].get_extra_info("socket")
             logger.debug("%r connected to %s:%r: (%r, %r)", shown, host, port, *made)
@@ -240,7 +264,7 @@ class ConnectingLoop(ResolvingLoop):
         try:
             await waiter
         except BaseException:
-            transport.close()
+            close_quietly(transport)
             raise
         finally:
             del waiter  # It has the exception, and that this frame.
@@ -277,7 +301,9 @@ class ConnectingLoop(ResolvingLoop):
                 transport = tls.transport(self, protocol, waiter)
                 below = StreamTransport(self, handle, transport._link())
         except BaseException:
-            handle.close()
+            close_quietly(handle)
+            if given is not None:
+                close_quietly(given)
             raise
         if given is not None:
             from .sockets import GivenSocket
@@ -286,9 +312,7 @@ class ConnectingLoop(ResolvingLoop):
         try:
             await waiter
         except BaseException:
-            if given is not None:
-                below._show_socket(None)  # Not ours to close.
-            transport.close()
+            close_quietly(transport)
             raise
         finally:
             del waiter  # It has the exception, and that this frame.
@@ -300,28 +324,24 @@ class ConnectingLoop(ResolvingLoop):
         sock: socket.socket,
         tls: TLS | None = None,
     ) -> tuple[asyncio.Transport, _P]:
-        """Make a transport of a connected socket.
+        """Make a transport of a socket, which is closed when this fails.
 
         The handle gets a descriptor of its own, since the caller may go on
-        asking the socket, and gets it back when this fails.
+        asking the socket.
         """
-        sock.getpeername()  # Raises unless it is connected.
-        timeout = sock.gettimeout()
-        protocol = protocol_factory()
-        handle = handle_for(self.uv_loop, sock)
-        try:
-            with sock.dup() as twin:
-                open_detached(handle, twin)
-        except BaseException:
-            handle.close()
-            sock.settimeout(timeout)
-            raise
         try:
             sock.setblocking(False)
-            return await self._start_transport(handle, protocol, sock, tls)
+            protocol = protocol_factory()
+            handle = handle_for(self.uv_loop, sock)
+            try:
+                open_duplicate(handle, sock)
+            except BaseException:
+                close_quietly(handle)
+                raise
         except BaseException:
-            sock.settimeout(timeout)
+            close_quietly(sock)
             raise
+        return await self._start_transport(handle, protocol, sock, tls)
 
     # ---- attempts ----
 
@@ -331,26 +351,26 @@ class ConnectingLoop(ResolvingLoop):
         local: list[_AddrInfo] | None,
         delay: float | None,
         all_errors: bool,
-    ) -> TCP:
+    ) -> _Connected:
         """Connect to one of the addresses, or raise what kept us from it."""
         errors: list[list[OSError]] = []
         attempts: list[_Attempt] = [
             functools.partial(self._note_errors, info, local, errors) for info in infos
         ]
         found: list[OSError] = []
-        handle = None
+        connected = None
         try:
             if delay is not None:
-                handle = await self._race(attempts, delay)
+                connected = await self._race(attempts, delay)
             else:
                 for attempt in attempts:
                     try:
-                        handle = await attempt()
+                        connected = await attempt()
                         break
                     except OSError:
                         continue
-            if handle is not None:
-                return handle
+            if connected is not None:
+                return connected
             found = [exc for mine in errors for exc in mine]
             if all_errors:
                 raise ExceptionGroup("create_connection failed", found)
@@ -368,7 +388,7 @@ class ConnectingLoop(ResolvingLoop):
         info: _AddrInfo,
         local: list[_AddrInfo] | None,
         errors: list[list[OSError]],
-    ) -> TCP:
+    ) -> _Connected:
         """As _attempt().  What goes wrong is added to `errors`, as one list for
         each attempt, in the order in which they begin."""
         mine: list[OSError] = []
@@ -386,33 +406,59 @@ class ConnectingLoop(ResolvingLoop):
         info: _AddrInfo,
         local: list[_AddrInfo] | None = None,
         errors: list[OSError] | None = None,
-    ) -> TCP:
-        """A connected handle.  With several local addresses, `errors` gets why
+    ) -> _Connected:
+        """What is connected.  With several local addresses, `errors` gets why
         those that were tried before could not be had."""
         family, kind, proto, _, address = info
-        handle = TCP(self.uv_loop)
         try:
-            if family == socket.AF_INET6 and lacks_zone(address):
-                # The kernel refuses; newer versions of libuv choose an interface.
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            if (
-                local is not None
-                or proto not in (0, socket.IPPROTO_TCP)
-                or family not in _INTERNET
-            ):
-                # libuv can neither choose a protocol nor bind exclusively.
-                with socket.socket(family, kind, proto) as sock:
-                    if local is not None and errors is not None:
-                        if not _bind_first(sock, local, errors):
-                            raise errors.pop()
-                    open_detached(handle, sock)
-            await self._connect_handle(handle, address)
-        except BaseException:
-            handle.close()
-            raise
+            if guarded():
+                return await self._connect_socket(info, local, errors)
+            handle = TCP(self.uv_loop)
+            try:
+                if family == socket.AF_INET6 and lacks_zone(address):
+                    # The kernel refuses; newer versions of libuv choose an interface.
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+                if (
+                    local is not None
+                    or proto not in (0, socket.IPPROTO_TCP)
+                    or family not in _INTERNET
+                ):
+                    # libuv can neither choose a protocol nor bind exclusively.
+                    sock = socket.socket(family, kind, proto)
+                    try:
+                        _bind_local(sock, local, errors)
+                        open_detached(handle, sock)
+                    except BaseException:
+                        close_quietly(sock)
+                        raise
+                await self._connect_handle(handle, address)
+            except BaseException:
+                close_quietly(handle)
+                raise
+            return handle
         finally:
             errors = None  # An error's traceback holds this frame.
-        return handle
+
+    async def _connect_socket(
+        self,
+        info: _AddrInfo,
+        local: list[_AddrInfo] | None,
+        errors: list[OSError] | None,
+    ) -> socket.socket:
+        """The same by the socket module alone, for those who look at sockets."""
+        family, kind, proto, _, address = info
+        try:
+            sock = socket.socket(family=family, type=kind, proto=proto)
+            try:
+                sock.setblocking(False)
+                _bind_local(sock, local, errors)
+                await self.sock_connect(sock, address)
+            except BaseException:
+                close_quietly(sock)
+                raise
+            return sock
+        finally:
+            errors = None  # An error's traceback holds this frame.
 
     async def _connect_handle(self, handle: TCP, address: _SockAddr) -> None:
         connected = self.create_future()
@@ -431,13 +477,13 @@ class ConnectingLoop(ResolvingLoop):
         if code is not None:
             raise OSError(-code, f"Connect call failed {address}")
 
-    async def _race(self, attempts: list[_Attempt], delay: float) -> TCP | None:
+    async def _race(self, attempts: list[_Attempt], delay: float) -> _Connected | None:
         """Start an attempt every `delay` seconds, or as soon as the one before
         it has failed; the first to connect wins and the others are undone."""
-        running: set[asyncio.Task[TCP]] = set()
-        winner: TCP | None = None
+        running: set[asyncio.Task[_Connected]] = set()
+        winner: _Connected | None = None
         waiting = list(reversed(attempts))
-        newest: asyncio.Task[TCP] | None = None
+        newest: asyncio.Task[_Connected] | None = None
         due = 0.0
         try:
             while winner is None and (waiting or running):
@@ -463,7 +509,7 @@ class ConnectingLoop(ResolvingLoop):
                 await asyncio.wait(running)
         except BaseException:
             if winner is not None:
-                winner.close()
+                close_quietly(winner)
             raise
         finally:
             for task in running:
@@ -472,12 +518,26 @@ class ConnectingLoop(ResolvingLoop):
         return winner
 
 
-def _raise_unless_oserror(task: asyncio.Task[TCP]) -> None:
+def _raise_unless_oserror(task: asyncio.Task[_Connected]) -> None:
     """Let a bug in an attempt be seen, not taken for a failed connection."""
     if not task.cancelled():
         exc = task.exception()
         if exc is not None and not isinstance(exc, OSError):
             raise exc
+
+
+def _bind_local(
+    sock: socket.socket,
+    local: list[_AddrInfo] | None,
+    errors: list[OSError] | None,
+) -> None:
+    if local is None or errors is None:
+        return
+    try:
+        if not _bind_first(sock, local, errors):
+            raise errors.pop()
+    finally:
+        errors = None  # An error's traceback holds this frame.
 
 
 def _bind_first(

@@ -16,6 +16,9 @@ from asyncio.log import logger
 
 from ._transports import DatagramTransport
 from ._uv import UDP, Poll
+from .cleanup import close_descriptor, close_quietly
+from .connect import duplicate
+from .guards import guarded
 from .resolve import literal_info
 from .serve import set_reuse_port
 from .sockops import SocketLoop
@@ -56,19 +59,7 @@ def _is_for_libuv(sock: socket.socket) -> bool:
     return family in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_DGRAM
 
 
-def _open_unchanged(handle: UDP, sock: socket.socket) -> None:
-    """Move the socket's descriptor into the handle.
-
-    libuv sets SO_REUSEADDR, which would let any process bind to the same port and
-    take its datagrams.
-    """
-    option = socket.SOL_SOCKET, socket.SO_REUSEADDR
-    reuse = sock.getsockopt(*option)
-    handle.open(sock.fileno())
-    try:
-        sock.setsockopt(*option, reuse)
-    finally:
-        sock.detach()
+_REUSE = socket.SOL_SOCKET, socket.SO_REUSEADDR
 
 
 class DatagramLoop(SocketLoop):
@@ -92,8 +83,8 @@ class DatagramLoop(SocketLoop):
         Returns (transport, protocol).  For UNIX sockets the addresses are paths
         or, beginning with NUL, names of Linux's abstract kind; a socket that is
         found at local_addr is removed.  With `sock` the transport works on that
-        socket, and closes it at its own end; when this fails or is cancelled, the
-        socket stays as it was.
+        socket, and closes it at its own end, also when this is cancelled after the
+        protocol was made.
         """
         self._check_closed()
         if sock is not None:
@@ -122,8 +113,14 @@ class DatagramLoop(SocketLoop):
             ours, address = await self._first_endpoint(
                 candidates, reuse_port, allow_broadcast
             )
-            with ours:
-                made = await self._start_datagrams(ours, protocol_factory(), address)
+            try:
+                protocol = protocol_factory()
+                made = await self._start_datagrams(
+                    ours, protocol, address, keep=guarded()
+                )
+            except BaseException:
+                close_quietly(ours)
+                raise
         if self.get_debug():
             if local_addr:
                 logger.info(
@@ -202,11 +199,11 @@ class DatagramLoop(SocketLoop):
                         await self.sock_connect(sock, remote)
                 except OSError as exc:
                     if sock is not None:
-                        sock.close()
+                        close_quietly(sock)
                     errors.append(exc)
                 except BaseException:
                     if sock is not None:
-                        sock.close()
+                        close_quietly(sock)
                     raise
                 else:
                     return sock, remote
@@ -221,36 +218,49 @@ class DatagramLoop(SocketLoop):
         sock: socket.socket,
         protocol: _P,
         address: _Address | None = None,
-        given: socket.socket | None = None,
+        keep: bool = False,
     ) -> tuple[DatagramTransport, _P]:
-        """Make a transport, which then has the descriptor of `sock`."""
+        """Make a transport, which then has the descriptor of `sock`.
+
+        With `keep` it has a duplicate and the socket too, as others may go on asking
+        that.  When this fails before there is a transport, the socket is as it was.
+        """
         waiter = self.create_future()
-        handle: UDP | Poll
-        if _is_for_libuv(sock):
-            handle = UDP(self.uv_loop)
-            try:
-                _open_unchanged(handle, sock)
-            except BaseException:
-                handle.close()
-                raise
-        else:
-            handle = Poll(self.uv_loop, sock)
+        fd = duplicate(sock.fileno()) if keep else sock.fileno()
+        handle: UDP | Poll | None = None
+        owned = not keep  # By somebody who will close it.
         try:
+            if _is_for_libuv(sock):
+                handle = UDP(self.uv_loop)
+                reuse = sock.getsockopt(*_REUSE)
+                handle.open(fd)
+                owned = True
+                try:
+                    # libuv sets it, which would let any process bind to the same
+                    # port and take its datagrams.
+                    sock.setsockopt(*_REUSE, reuse)
+                finally:
+                    if not keep:
+                        sock.detach()
+            else:
+                handle = Poll(self.uv_loop, fd)
             transport = DatagramTransport(self, handle, protocol, address, waiter)
         except BaseException:
-            handle.close()
+            if handle is not None:
+                close_quietly(handle)
+            if not owned:
+                close_descriptor(fd)
             raise
-        sock.detach()  # Also of a Poll the transport owns the descriptor now.
-        if given is not None:
+        if keep:
             from .sockets import GivenSocket
 
-            transport._show_socket(GivenSocket(given))
+            transport._show_socket(GivenSocket(sock))
+        else:
+            sock.detach()  # Also of a Poll the transport owns the descriptor now.
         try:
             await waiter
         except BaseException:
-            if given is not None:
-                transport._show_socket(None)  # Not ours to close.
-            transport.close()
+            close_quietly(transport)
             raise
         finally:
             del waiter  # It has the exception, and that this frame.
@@ -259,20 +269,9 @@ class DatagramLoop(SocketLoop):
     async def _adopt_datagrams(
         self, protocol_factory: Callable[[], _P], sock: socket.socket
     ) -> tuple[DatagramTransport, _P]:
-        """Make a transport of the caller's socket.
-
-        The handle gets a descriptor of its own, since the caller may go on
-        asking the socket, and gets it back when this fails.
-        """
-        timeout = sock.gettimeout()
-        protocol = protocol_factory()
-        try:
-            sock.setblocking(False)
-            with sock.dup() as twin:
-                return await self._start_datagrams(twin, protocol, given=sock)
-        except BaseException:
-            sock.settimeout(timeout)
-            raise
+        """Make a transport of the caller's socket."""
+        sock.setblocking(False)
+        return await self._start_datagrams(sock, protocol_factory(), keep=True)
 
 
 def _unix_pair(local: _Address, remote: _Address) -> tuple[_Address, _Address]:

@@ -68,7 +68,8 @@ _LATER = {
         "connect_write_pipe",
     ),
     ("subprocesses", "SubprocessLoop"): (
-        "_start_child",
+        "_log_subprocess",
+        "_make_subprocess_transport",
         "subprocess_exec",
         "subprocess_shell",
     ),

@@ -10,6 +10,7 @@ import os
 import stat
 from asyncio.log import logger
 
+from . import syscalls
 from ._transports import ReadPipeTransport, WritePipeTransport
 from ._uv import Pipe
 from .serve import ServingLoop
@@ -33,7 +34,9 @@ def _check_kind(pipe: Any, message: str) -> None:
 def _is_null(fd: int) -> bool:
     """Whether it is /dev/null, which no poll takes."""
     info = os.fstat(fd)
-    return stat.S_ISCHR(info.st_mode) and info.st_rdev == os.stat(os.devnull).st_rdev
+    if not stat.S_ISCHR(info.st_mode):
+        return False
+    return info.st_rdev == syscalls.stat(os.devnull).st_rdev
 
 
 def _ended_pipe() -> int:

@@ -20,6 +20,7 @@ from asyncio import SendfileNotAvailableError, constants
 
 from ._transports import StreamTransport
 from .sockops import SocketLoop
+from .syscalls import sendfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ async def _send(
             fd = target()
             piece = min(left, _PIECE)
             try:
-                piece = os.sendfile(fd, file.fileno(), offset + sent, piece)
+                piece = sendfile(fd, file.fileno(), offset + sent, piece)
             except (BlockingIOError, InterruptedError):
                 piece = -1
             except OSError as exc:

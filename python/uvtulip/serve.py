@@ -15,13 +15,21 @@ import socket
 import sys
 from asyncio.log import logger
 
-from . import _transports
-from .connect import check_stream_socket, handle_for, open_detached, server_tls
+from . import _transports, syscalls
+from .cleanup import close_quietly
+from .connect import (
+    check_stream_socket,
+    handle_for,
+    open_detached,
+    open_duplicate,
+    server_tls,
+)
+from .guards import guarded
 from .signals import SignalLoop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from ._uv import TCP, Pipe
@@ -40,8 +48,10 @@ class Server(_transports.Server, asyncio.AbstractServer):
     _waiters: list[asyncio.Future[None]] | None = None
     # Of the listening handles; None: not asked for yet, or given up.
     _sockets: tuple[TransportSocket, ...] | None = None
-    # What the caller of create_server() gave; ours to close now.
-    _given: socket.socket | None = None
+    # Socket objects beside the handles, with descriptors of their own: what the
+    # caller of create_server() gave, or what somebody looks at.  Ours to close.
+    _given: tuple[socket.socket, ...] = ()
+    _backlog = 100
     # A UNIX socket's path, to be removed at the end if the file is still the
     # one of that number.
     _path: tuple[str | bytes, int] | None = None
@@ -68,8 +78,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
         if self._sockets is None:
             from .sockets import TransportSocket, borrow
 
-            if self._given is not None:
-                self._sockets = (TransportSocket(self._given),)
+            if self._given:
+                self._sockets = tuple(TransportSocket(sock) for sock in self._given)
             else:
                 self._sockets = tuple(borrow(h.fileno()) for h in self._handles)
         return self._sockets
@@ -105,8 +115,11 @@ class Server(_transports.Server, asyncio.AbstractServer):
                 self.close()
                 self.close_clients()
                 await self.wait_closed()
-            finally:
-                raise
+            except Exception as exc:
+                self._loop.call_exception_handler(
+                    {"message": f"Closing {self!r} failed", "exception": exc}
+                )
+            raise
         finally:
             self._forever = None
 
@@ -114,6 +127,9 @@ class Server(_transports.Server, asyncio.AbstractServer):
         if self._closed:
             raise RuntimeError(f"server {self!r} is closed")
         if not self._serving:
+            if guarded():
+                for sock in self._given:
+                    sock.listen(self._backlog)
             self._start()
 
     # ---- closing ----
@@ -124,12 +140,11 @@ class Server(_transports.Server, asyncio.AbstractServer):
             return
         self._closed = True
         sockets, self._sockets = self._sockets, None
-        if self._given is not None:
-            self._given.close()
-            self._given = None
-        for sock in sockets or ():
-            sock.detach()
+        given, self._given = self._given, ()
         self._stop()
+        if not given:
+            for sock in sockets or ():
+                sock.detach()
         if self._path is not None:
             remove_file(*self._path)
             self._path = None
@@ -139,6 +154,9 @@ class Server(_transports.Server, asyncio.AbstractServer):
             forever.cancel()
         if not self._active:
             self._wakeup()
+        # Last, as somebody may have closed such a descriptor: that is an error.
+        for each in given:
+            each.close()
 
     async def wait_closed(self) -> None:
         """Wait until the server is closed and its last connection has ended."""
@@ -172,8 +190,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
 def remove_file(path: str | bytes, inode: int) -> None:
     """Remove a UNIX socket's path unless another file has taken its place."""
     try:
-        if os.stat(path).st_ino == inode:
-            os.unlink(path)
+        if syscalls.stat(path).st_ino == inode:
+            syscalls.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as exc:
@@ -207,7 +225,7 @@ def _listening_socket(
             sock.bind(address)
         except OSError as exc:
             if exc.errno == errno.EADDRNOTAVAIL:
-                sock.close()
+                close_quietly(sock)
                 return None
             raise OSError(
                 exc.errno,
@@ -215,7 +233,7 @@ def _listening_socket(
                 f"{str(exc).lower()}",
             ) from None
     except BaseException:
-        sock.close()
+        close_quietly(sock)
         raise
     return sock
 
@@ -257,7 +275,7 @@ class ServingLoop(SignalLoop):
 
         A host of None or '' is every interface.  With `sock` the server listens
         on that socket, and closes it at its own end; when this fails, the socket
-        stays as it was.
+        stays the caller's.
         """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
@@ -272,7 +290,9 @@ class ServingLoop(SignalLoop):
                 )
             check_stream_socket(sock)
             await asyncio.sleep(0)
-            server = self._serve_socket(protocol_factory, sock, backlog, start_serving)
+            server = self._serve_beside(
+                protocol_factory, [sock], backlog, start_serving
+            )
         elif host is None and port is None:
             raise ValueError("Neither host/port nor sock were specified")
         else:
@@ -319,8 +339,7 @@ class ServingLoop(SignalLoop):
                 addresses = [info[4] for info in infos]
                 raise OSError(f"could not bind on any address out of {addresses!r}")
         except BaseException:
-            for sock in sockets:
-                sock.close()
+            close_quietly(*sockets)
             raise
         return sockets
 
@@ -331,45 +350,60 @@ class ServingLoop(SignalLoop):
         backlog: int,
         start: bool,
     ) -> Server:
-        """Make a server of sockets of our own; they are gone in any case."""
+        """Make a server of sockets of our own; they are gone when this fails."""
+        try:
+            if guarded():
+                return self._serve_beside(protocol_factory, sockets, backlog, start)
+            return self._serve_handles(
+                protocol_factory, sockets, open_detached, backlog, start
+            )
+        except BaseException:
+            close_quietly(*sockets)
+            raise
+
+    def _serve_beside(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sockets: list[socket.socket],
+        backlog: int,
+        start: bool,
+    ) -> Server:
+        """Make a server that listens on duplicates of the sockets, since others may
+        go on asking the sockets themselves."""
+        for sock in sockets:
+            sock.setblocking(False)
+        server = self._serve_handles(
+            protocol_factory, sockets, open_duplicate, backlog, False
+        )
+        server._given = tuple(sockets)
+        server._backlog = backlog
+        if start:
+            try:
+                server._begin()
+            except BaseException:
+                server._given = ()  # Not ours.
+                server._stop()
+                raise
+        return server
+
+    def _serve_handles(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sockets: Sequence[socket.socket],
+        move: Callable[[TCP | Pipe, socket.socket], None],
+        backlog: int,
+        start: bool,
+    ) -> Server:
         handles: list[TCP | Pipe] = []
         try:
             for sock in sockets:
                 handle = handle_for(self.uv_loop, sock)
                 handles.append(handle)
-                open_detached(handle, sock)
+                move(handle, sock)
             server = Server(self, protocol_factory, handles, backlog)
             if start:
                 server._begin()
         except BaseException:
-            for handle in handles:
-                if not handle.closed:
-                    handle.close()
+            close_quietly(*handles)
             raise
-        finally:
-            for sock in sockets:
-                sock.close()
-        return server
-
-    def _serve_socket(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        sock: socket.socket,
-        backlog: int,
-        start: bool,
-    ) -> Server:
-        """Make a server of the caller's socket.
-
-        The handle gets a descriptor of its own, since the caller may go on
-        asking the socket, and gets it back when this fails.
-        """
-        timeout = sock.gettimeout()
-        try:
-            twin = socket.fromfd(sock.fileno(), sock.family, sock.type, sock.proto)
-            server = self._serve(protocol_factory, [twin], backlog, start)
-        except BaseException:
-            sock.settimeout(timeout)
-            raise
-        sock.setblocking(False)
-        server._given = sock
         return server

@@ -93,9 +93,9 @@ class GivenSocket(TransportSocket):
         self._sock.close()
 
 
-def plain(fd: int) -> socket.socket:
+def plain(fd: int, family: int = -1, kind: int = -1, proto: int = -1) -> socket.socket:
     """A socket object that may send and receive with its handle's descriptor."""
-    return _Borrowed(fileno=fd)
+    return _Borrowed(family, kind, proto, fileno=fd)
 
 
 def borrow(fd: int) -> TransportSocket:

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import warnings
+from asyncio.base_events import BaseEventLoop
 from asyncio.log import logger
 
 from .children import Child, reap
@@ -374,50 +375,9 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-def _check_text(
-    universal_newlines: object,
-    shell: object,
-    wanted_shell: bool,
-    bufsize: object,
-    text: object,
-    encoding: object,
-    errors: object,
-) -> None:
-    """Refuse what would make text of the pipes' bytes."""
-    if universal_newlines:
-        raise ValueError("universal_newlines must be False")
-    if bool(shell) is not wanted_shell:
-        raise ValueError(f"shell must be {wanted_shell}")
-    if bufsize != 0:
-        raise ValueError("bufsize must be 0")
-    if text:
-        raise ValueError("text must be False")
-    if encoding is not None:
-        raise ValueError("encoding must be None")
-    if errors is not None:
-        raise ValueError("errors must be None")
-
-
-def _describe_pipe(given: Any) -> str:
-    if given == subprocess.PIPE:
-        return "<pipe>"
-    if given == subprocess.STDOUT:
-        return "<stdout>"
-    return repr(given)
-
-
-def _log_start(what: str, stdin: Any, stdout: Any, stderr: Any) -> None:
-    info = [what]
-    if stdin is not None:
-        info.append(f"stdin={_describe_pipe(stdin)}")
-    if stdout is not None and stderr == subprocess.STDOUT:
-        info.append(f"stdout=stderr={_describe_pipe(stdout)}")
-    else:
-        if stdout is not None:
-            info.append(f"stdout={_describe_pipe(stdout)}")
-        if stderr is not None:
-            info.append(f"stderr={_describe_pipe(stderr)}")
-    logger.debug(" ".join(info))
+# asyncio's own functions look at the arguments.  They are also what tools that look
+# for blocking calls know: Popen waits until the child has begun its program.
+_base: Any = BaseEventLoop
 
 
 class SubprocessLoop(PipeLoop):
@@ -443,19 +403,23 @@ class SubprocessLoop(PipeLoop):
 
         As subprocess_exec().
         """
-        if not isinstance(cmd, (bytes, str)):
-            raise ValueError("cmd must be a string")
-        _check_text(universal_newlines, shell, True, bufsize, text, encoding, errors)
-        return await self._start_child(
-            f"run shell command {cmd!r}",
+        self._check_closed()
+        made: tuple[SubprocessTransport, _P] = await _base.subprocess_shell(
+            self,
             protocol_factory,
             cmd,
-            True,
-            stdin,
-            stdout,
-            stderr,
-            kwargs,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            universal_newlines=universal_newlines,
+            shell=shell,
+            bufsize=bufsize,
+            encoding=encoding,
+            errors=errors,
+            text=text,
+            **kwargs,
         )
+        return made
 
     async def subprocess_exec(
         self,
@@ -480,38 +444,42 @@ class SubprocessLoop(PipeLoop):
         Popen raises: FileNotFoundError, PermissionError and other OSErrors,
         subprocess.SubprocessError, TypeError.
         """
-        _check_text(universal_newlines, shell, False, bufsize, text, encoding, errors)
-        return await self._start_child(
-            f"execute program {program!r}",
+        self._check_closed()
+        made: tuple[SubprocessTransport, _P] = await _base.subprocess_exec(
+            self,
             protocol_factory,
-            (program, *args),
-            False,
-            stdin,
-            stdout,
-            stderr,
-            kwargs,
+            program,
+            *args,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            universal_newlines=universal_newlines,
+            shell=shell,
+            bufsize=bufsize,
+            encoding=encoding,
+            errors=errors,
+            text=text,
+            **kwargs,
         )
+        return made
 
-    async def _start_child(
+    # ---- what asyncio's functions call ----
+
+    _log_subprocess = _base._log_subprocess
+
+    async def _make_subprocess_transport(
         self,
-        what: str,
-        protocol_factory: Callable[[], _P],
+        protocol: asyncio.BaseProtocol,
         args: _Args,
         shell: bool,
         stdin: Any,
         stdout: Any,
         stderr: Any,
-        kwargs: dict[str, Any],
-    ) -> tuple[asyncio.SubprocessTransport, _P]:
-        self._check_closed()
-        protocol = protocol_factory()
-        debug = self.get_debug()
-        if debug:
-            _log_start(what, stdin, stdout, stderr)
+        bufsize: int,
+        **kwargs: Any,
+    ) -> SubprocessTransport:
         transport = SubprocessTransport(
             self, protocol, args, shell, stdin, stdout, stderr, **kwargs
         )
         await transport._connect()
-        if debug:
-            logger.info("%s: %r", what, transport)
-        return transport, protocol
+        return transport

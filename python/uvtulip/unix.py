@@ -14,6 +14,8 @@ import stat
 import sys
 from asyncio.log import logger
 
+from . import syscalls
+from .cleanup import close_quietly
 from .connect import (
     check_no_ssl_socket,
     client_tls,
@@ -21,6 +23,7 @@ from .connect import (
     open_detached,
     server_tls,
 )
+from .guards import guarded
 from .serve import remove_file
 from .sockops import SocketLoop
 
@@ -51,8 +54,8 @@ def has_file(name: str | bytes) -> bool:
 def remove_stale(path: str | bytes) -> None:
     """Remove what a server that ended without cleaning up has left."""
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.remove(path)
+        if stat.S_ISSOCK(syscalls.stat(path).st_mode):
+            syscalls.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as exc:
@@ -67,15 +70,28 @@ def _listening_socket(path: str | bytes) -> socket.socket:
             remove_stale(path)
         sock.bind(path)
     except OSError as exc:
-        sock.close()
+        close_quietly(sock)
         if exc.errno != errno.EADDRINUSE:
             raise
         text = f"Address {path!r} is already in use"
         raise OSError(errno.EADDRINUSE, text) from None
     except BaseException:
-        sock.close()
+        close_quietly(sock)
         raise
     return sock
+
+
+def _set_mode(path: str | bytes, mode: int) -> None:
+    """Set the permissions of a socket that nobody listens on yet; when this fails,
+    nothing is left of it."""
+    try:
+        syscalls.chmod(path, mode)
+    except BaseException:
+        try:
+            syscalls.unlink(path)
+        except OSError:
+            pass  # Somebody has removed it.
+        raise
 
 
 def _file_of(sock: socket.socket) -> tuple[str | bytes, int] | None:
@@ -84,7 +100,7 @@ def _file_of(sock: socket.socket) -> tuple[str | bytes, int] | None:
     if not has_file(path):
         return None
     try:
-        return path, os.stat(path).st_ino
+        return path, syscalls.stat(path).st_ino
     except FileNotFoundError:
         return None
 
@@ -107,8 +123,8 @@ class UnixLoop(SocketLoop):
 
         Returns (transport, protocol).  A path that begins with NUL is a name of
         Linux's abstract kind.  With `sock` the transport works on that socket,
-        and closes it at its own end; when this fails or is cancelled, the socket
-        stays as it was.
+        and closes it at its own end.  It is closed as well when this fails or is
+        cancelled, unless the arguments are wrong.
         """
         if ssl and server_hostname is None:
             raise ValueError("you have to pass server_hostname when using ssl")
@@ -123,14 +139,20 @@ class UnixLoop(SocketLoop):
             return await self._adopt(protocol_factory, sock, tls)
         if sock is not None:
             raise ValueError("path and sock can not be specified at the same time")
-        with await self._connect_unix(os.fspath(path)) as ours:
+        ours = await self._connect_unix(os.fspath(path))
+        if guarded():
+            return await self._adopt(protocol_factory, ours, tls)
+        try:
             handle = handle_for(self.uv_loop, ours)
             try:
                 open_detached(handle, ours)
                 protocol = protocol_factory()
             except BaseException:
-                handle.close()
+                close_quietly(handle)
                 raise
+        except BaseException:
+            close_quietly(ours)
+            raise
         return await self._start_transport(handle, protocol, None, tls)
 
     async def _connect_unix(self, path: str | bytes) -> socket.socket:
@@ -139,7 +161,7 @@ class UnixLoop(SocketLoop):
             sock.setblocking(False)
             await self.sock_connect(sock, path)
         except BaseException:
-            sock.close()
+            close_quietly(sock)
             raise
         return sock
 
@@ -155,14 +177,17 @@ class UnixLoop(SocketLoop):
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
         cleanup_socket: bool = sys.version_info >= (3, 13),
+        mode: int | None = None,
     ) -> Server:
         """Listen on a UNIX socket.
 
         A socket that a server has left at the path is removed first; with
         `cleanup_socket` (the default since Python 3.13) the server removes its own
-        when it is closed.  A path that begins with NUL is a name of Linux's
-        abstract kind.  With `sock` the server listens on that socket, and closes
-        it at its own end; when this fails, the socket stays as it was.
+        when it is closed.  `mode` is what the file's permissions are changed to
+        before anybody can connect.  A path that begins with NUL is a name of
+        Linux's abstract kind, which has no permissions.  With `sock` the server
+        listens on that socket, and closes it at its own end; when this fails, the
+        socket stays the caller's.
         """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
@@ -174,13 +199,26 @@ class UnixLoop(SocketLoop):
             if sock is None:
                 raise ValueError("path was not specified, and no sock specified")
             _check_unix_socket(sock)
+            if mode is not None:
+                raise ValueError("mode can not be used with sock")
             file = _file_of(sock) if cleanup_socket else None
-            server = self._serve_socket(protocol_factory, sock, backlog, start_serving)
+            server = self._serve_beside(
+                protocol_factory, [sock], backlog, start_serving
+            )
         else:
             if sock is not None:
                 raise ValueError("path and sock can not be specified at the same time")
-            ours = _listening_socket(os.fspath(path))
-            file = _file_of(ours) if cleanup_socket else None
+            path = os.fspath(path)
+            if mode is not None and not has_file(path):
+                raise ValueError("mode can not be used with an abstract UNIX socket")
+            ours = _listening_socket(path)
+            try:
+                if mode is not None:
+                    _set_mode(path, mode)
+                file = _file_of(ours) if cleanup_socket else None
+            except BaseException:
+                close_quietly(ours)
+                raise
             try:
                 server = self._serve(protocol_factory, [ours], backlog, start_serving)
             except BaseException:

@@ -393,6 +393,37 @@ find_target(TulipDatagram *self, PyObject *addr, TulipPacket *packet)
     return tulip_address_parse(self, addr, &packet->to);
 }
 
+/* Is called only if there is a hook, which gets a socket as from its sendto(). */
+static PyObject *
+show_socket(void *transport)
+{
+    PyObject *shown = PyObject_CallMethod(transport, "get_extra_info", "s",
+                                          "socket");
+    PyObject *sock = shown != NULL && shown != Py_None
+        ? PyObject_GetAttrString(shown, "_sock") : NULL;
+    if (shown == NULL || (shown != Py_None && sock == NULL)) {
+        Py_XDECREF(shown);
+        return NULL;
+    }
+    if (sock == NULL) {
+        return shown;       /* None: it is closed */
+    }
+    Py_DECREF(shown);
+    return sock;
+}
+
+/* The audit event of what sends to an address; false: a hook has refused, which
+ * the protocol has been told. */
+static bool
+announce(TulipDatagram *self, PyObject *addr)
+{
+    if (PySys_Audit("socket.sendto", "O&O", show_socket, self, addr) == 0) {
+        return true;
+    }
+    tulip_datagram_raised(self);
+    return false;
+}
+
 /* 1: the packet may be queued, 0: it is dropped, -1: exception.  Parsing an address
  * may run code of its members, which may even close the transport. */
 static int
@@ -412,6 +443,10 @@ admit(TulipDatagram *self, TulipPacket *packet, PyObject *addr)
         || !tulip_loop_check_thread(self->loop)
         || !find_target(self, addr, packet)) {
         return -1;
+    }
+    if (packet->to.len > 0
+        && !announce(self, addr != Py_None ? addr : self->address)) {
+        return 0;
     }
     return (self->flags & TULIP_D_CLOSING) == 0;
 }

@@ -38,21 +38,17 @@ finish_call(TulipStream *self, PyObject *result, const char *message)
     }
 }
 
-/* Only ever called by what the program calls, so in the program's context,
- * which may be the transport's own already. */
 void
 tulip_stream_maybe_pause(TulipStream *self)
 {
     if (!(self->flags & (TULIP_WRITING_PAUSED | TULIP_LOST))
         && self->protocol != NULL
         && tulip_stream_buffered(self) > tulip_stream_high(self)) {
-        PyObject *protocol = Py_NewRef(self->protocol);
         self->flags |= TULIP_WRITING_PAUSED;
         finish_call(self,
-                    PyObject_CallMethodNoArgs(
-                        protocol, self->loop->st->str_pause_writing),
+                    tulip_stream_call(self, self->loop->st->str_pause_writing,
+                                      NULL),
                     "protocol.pause_writing() failed");
-        Py_DECREF(protocol);
     }
 }
 

@@ -8,6 +8,7 @@
  * gives no address.
  */
 #include "server.h"
+#include "audit.h"
 #include "tls_layer.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -286,7 +287,12 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
         struct sockaddr_storage peer;
         socklen_t len = sizeof(peer);
         int fd = accept_one(listener->fd, (struct sockaddr *)&peer, &len);
-        if (fd >= 0) {
+        if (fd >= 0 && tulip_audit_accepted(listener->fd, fd) < 0) {
+            (void)close(fd);
+            tulip_loop_report(self->loop, "An audit hook refused a connection",
+                              NULL, NULL, NULL);
+        }
+        else if (fd >= 0) {
             serve(self, listener, fd, (struct sockaddr *)&peer, len);
         }
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS

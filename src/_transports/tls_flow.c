@@ -28,20 +28,16 @@ finish_call(TulipTLS *self, PyObject *result, const char *message)
     Py_XDECREF(result);
 }
 
-/* Only ever called by what the program calls, so in the program's context. */
 void
 tulip_tls_maybe_pause(TulipTLS *self)
 {
     if (!(self->flags & TLS_WRITING_PAUSED) && self->protocol != NULL
         && self->phase < TULIP_TLS_DONE
         && tulip_tls_buffered(self) > self->high) {
-        PyObject *protocol = Py_NewRef(self->protocol);
         self->flags |= TLS_WRITING_PAUSED;
         finish_call(self,
-                    PyObject_CallMethodNoArgs(
-                        protocol, self->loop->st->str_pause_writing),
+                    tulip_tls_call(self, self->loop->st->str_pause_writing, NULL),
                     "protocol.pause_writing() failed");
-        Py_DECREF(protocol);
     }
 }
 

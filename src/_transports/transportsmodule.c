@@ -3,6 +3,7 @@
  * own.  The state owns all that it names, except the module itself.
  */
 #include "transportsmodule.h"
+#include "audit.h"
 
 TulipState *
 tulip_state_of_type(PyTypeObject *type)
@@ -231,6 +232,9 @@ static PyMethodDef module_methods[] = {
     {"_tls_backend", tulip_tls_backend, METH_O,
      "_tls_backend($module, portable, /)\n--\n\n"
      "The backend of new TLS connections; None: do not change it."},
+    {"_audited", tulip_py_audited, METH_NOARGS,
+     "_audited($module, /)\n--\n\n"
+     "Whether there is an audit hook."},
     {NULL},
 };
 

@@ -8,6 +8,7 @@
 #include "errors.h"
 
 #include <limits.h>
+#include <string.h>
 
 /* Statuses above this one are the system's errno, negated; from here downwards
  * are numbers that libuv made up (UV_EAI_*, UV_EOF, what a system lacks). */
@@ -198,13 +199,19 @@ uvt_oserror(int rc, const char *call)
 {
     char text[TEXT_SIZE];
     PyObject *exc;
-    PyObject *message = PyUnicode_FromFormat(
-        "%s: %s", call, uv_strerror_r(rc, text, sizeof(text)));
+    PyObject *message;
+    if (rc > FIRST_MADE_UP) {   /* as a socket's own method raises it */
+        message = PyUnicode_DecodeLocale(strerror(-rc), "surrogateescape");
+        rc = -rc;
+    }
+    else {
+        message = PyUnicode_FromFormat("%s: %s", call,
+                                       uv_strerror_r(rc, text, sizeof(text)));
+    }
     if (message == NULL) {
         return NULL;
     }
-    exc = PyObject_CallFunction(PyExc_OSError, "iO",
-                                rc > FIRST_MADE_UP ? -rc : rc, message);
+    exc = PyObject_CallFunction(PyExc_OSError, "iO", rc, message);
     Py_DECREF(message);
     return exc;
 }

@@ -503,18 +503,6 @@ def test_socket_is_taken_over(method, listener, no_leak):
     run(main())
 
 
-def test_unconnected_socket(no_leak):
-    async def main():
-        loop = asyncio.get_running_loop()
-        with socket.socket() as sock:
-            with pytest.raises(OSError) as caught:
-                await loop.create_connection(Recorder, sock=sock)
-            assert caught.value.errno == errno.ENOTCONN
-            assert sock.getblocking()
-
-    run(main())
-
-
 def test_wrong_kind_of_socket(no_leak):
     async def main():
         loop = asyncio.get_running_loop()
@@ -530,49 +518,6 @@ def usable(sock, conn):
     sock.sendall(b"still")
     conn.settimeout(aiosupport.LIMIT)
     return conn.recv(10) == b"still"
-
-
-@pytest.mark.parametrize("blocking", [True, False])
-def test_socket_comes_back_when_the_factory_fails(listener, blocking, no_leak):
-    async def main():
-        loop = asyncio.get_running_loop()
-        with socket.create_connection(listener.getsockname()) as sock:
-            sock.setblocking(blocking)
-            conn, _ = listener.accept()
-            with conn:
-                with pytest.raises(ZeroDivisionError):
-                    await loop.create_connection(lambda: 1 // 0, sock=sock)
-                assert sock.getblocking() is blocking
-                assert os.get_blocking(sock.fileno()) is blocking
-                assert usable(sock, conn)
-
-    run(main())
-
-
-@pytest.mark.parametrize("wait", range(1, 5))
-def test_socket_comes_back_when_cancelled(listener, wait, no_leak):
-    async def main():
-        loop = asyncio.get_running_loop()
-        sock = socket.create_connection(listener.getsockname())
-        conn, _ = listener.accept()
-        protocol = Recorder()
-        task = loop.create_task(loop.create_connection(lambda: protocol, sock=sock))
-        await turns(wait)
-        task.cancel()
-        with conn:
-            try:
-                transport, _ = await task
-            except asyncio.CancelledError:
-                await turns()
-                assert os.get_blocking(sock.fileno())
-                assert usable(sock, conn)
-                sock.close()
-            else:
-                transport.close()
-            if protocol.transport is not None:
-                await until(lambda: protocol.lost)
-
-    run(main())
 
 
 def test_socket_already_used_by_a_transport(listener, no_leak):

@@ -305,31 +305,13 @@ def test_sock_and_options(options):
 def test_sock_stays_when_the_factory_raises():
     async def main():
         with udp_socket() as sock:
-            sock.settimeout(5)
             with pytest.raises(ZeroDivisionError):
                 await endpoint(lambda: 1 / 0, sock=sock)
-            assert sock.gettimeout() == 5
             with pytest.raises(AttributeError):
                 await endpoint(object, sock=sock)
-            assert sock.gettimeout() == 5
+            assert not sock.getblocking()
             transport, protocol = await endpoint(sock=sock)
             await close(transport)
-
-    run(main())
-
-
-def test_sock_stays_when_cancelled():
-    async def main():
-        with udp_socket() as sock:
-            task = asyncio.create_task(endpoint(sock=sock))
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await turns()
-            with udp_socket(sock.getsockname()) as peer:
-                peer.send(b"x")
-                assert await received(sock, 1) == [b"x"]
 
     run(main())
 

@@ -339,29 +339,6 @@ def test_given_listener(path, method):
     run(main())
 
 
-@pytest.mark.parametrize("wait", range(3))
-def test_given_socket_comes_back_when_cancelled(wait):
-    async def main():
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        task = loop.create_task(loop.create_unix_connection(Recorder, sock=ours))
-        await turns(wait)
-        if task.cancel():
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await turns()
-            assert ours.gettimeout() is None
-            theirs.sendall(b"still there")
-            assert ours.recv(100) == b"still there"
-        else:
-            task.result()[0].close()
-            await turns()
-        ours.close()
-        theirs.close()
-
-    run(main())
-
-
 # ---- arguments ----
 
 

@@ -1,0 +1,15 @@
+/* Audit events of PEP 578, and whether anybody listens for them. */
+#ifndef TULIP_AUDIT_H
+#define TULIP_AUDIT_H
+
+#include "transportsmodule.h"
+
+/* Whether a hook is there, of Python's or of C's.  Raises nothing and no event. */
+bool tulip_audited(void);
+/* _transports._audited() */
+PyObject *tulip_py_audited(PyObject *module, PyObject *ignored);
+/* The event of a socket that was accepted, which a hook may refuse: -1 with its
+ * exception. */
+UVT_CHECKED int tulip_audit_accepted(int listening, int fd);
+
+#endif
