@@ -161,13 +161,18 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
         """
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
-        if self.is_closed():
-            return
+        if self.get_debug() and not self.is_closed():
+            _logger().debug("Close %r", self)
+        try:
+            self._close()  # Refuses before anything is changed.
+        finally:
+            if self.is_closed():
+                self._forget_others()
+
+    def _forget_others(self) -> None:
+        """What an open loop has besides handles and callbacks."""
         for child in list(self._children or ()):
             child.forget()
-        if self.get_debug():
-            _logger().debug("Close %r", self)
-        self._close()
         self._executor_shutdown_called = True
         executor = self._default_executor
         if executor is not None:

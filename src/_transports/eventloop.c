@@ -175,34 +175,51 @@ PyDoc_STRVAR(close_doc,
 "_close($self, /)\n--\n\n"
 "Drop all callbacks and timers, close every handle of the raw loop, then the\n"
 "raw loop itself.  Does nothing on a closed loop.\n\n"
-"Raises RuntimeError while the loop runs.");
+"Raises RuntimeError while the loop or the raw loop runs, and nothing is done.");
 
+/* The raw loop is taken first: what is called on the way, and other threads, can
+ * neither run nor close it.  A second call goes on where one has failed. */
 static PyObject *
 loop_close(TulipLoop *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(self->lock);
+    const UvtCAPI *api = self->st->uv;
     int rc;
     if (self->thread_id != 0) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Cannot close a running event loop");
         return NULL;
     }
-    if (tulip_loop_is_closed(self)) {
+    if (self->closing || self->uv == NULL) {
         Py_RETURN_NONE;
     }
-    tulip_flush_dirty(self);
-    tulip_loop_set_closed(self);
+    if (api->loop_close_begin(self->uv_loop) < 0) {
+        return NULL;
+    }
+    self->closing = true;
+    if (!tulip_loop_is_closed(self)) {
+        tulip_flush_dirty(self);
+        tulip_loop_set_closed(self);
+    }
     drop_work(self);
-    rc = self->st->uv->loop_close(self->uv_loop);
+    rc = api->loop_close(self->uv_loop);
+    self->closing = false;
+    if (rc < 0 && !api->loop_is_closed(self->uv_loop)) {
+        return NULL;
+    }
     self->uv = NULL;
     tulip_dirty_clear(self);
     tulip_arrivals_free(self->arrivals);
     self->arrivals = NULL;
     Py_CLEAR(self->wakeup);
     Py_CLEAR(self->deadline);
-    if (rc == 0 && self->raised != NULL) {
-        PyErr_SetRaisedException(self->raised);
+    if (self->raised != NULL) {
+        PyObject *raised = self->raised;
         self->raised = NULL;
+        if (rc < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        PyErr_SetRaisedException(raised);
         rc = -1;
     }
     if (rc < 0) {

@@ -23,6 +23,7 @@ typedef struct TulipLoop {
     TulipCallback *free;            /* memory for new handles, a list */
     int free_count;
     bool stopping;
+    bool closing;                   /* inside of _close() */
     _Atomic bool closed;
     bool forked;                    /* it is the parent process's; so closed */
     _Atomic bool debug;

@@ -124,8 +124,11 @@ UVT_CHECKED bool uvt_loop_hook_signal(UvtLoop *self);
 UVT_CHECKED int uvt_loop_run_begin(UvtLoop *self);
 UVT_CHECKED int uvt_loop_turn(UvtLoop *self, uv_run_mode mode);
 void uvt_loop_run_end(UvtLoop *self);
-/* Closes every handle, runs their close callbacks, then closes the loop. */
+/* Closes every handle, runs their close callbacks, then closes the loop.  -1: with an
+ * exception, and it is closed unless something goes on opening handles. */
 UVT_CHECKED int uvt_loop_close(UvtLoop *self);
+UVT_CHECKED int uvt_loop_close_begin(UvtLoop *self);    /* as in uv_capi.h */
+bool uvt_loop_is_closed(const UvtLoop *self);
 
 /* loop_metrics.c: begin and end of a run, what was counted up to now, and the
  * methods for the table in loop.c. */

@@ -138,26 +138,46 @@ uvt_loop_free_core(UvtLoop *self)
     self->slab = NULL;
 }
 
-/* Turns until neither box nor job is left; 0, or -1 with an exception.  Waits
- * only for threads of the pool: what else is under way ends at once. */
-static int
+/* Of several exceptions the first is raised, the others are not lost either. */
+static void
+keep_first(UvtLoop *self, PyObject **first)
+{
+    if (*first == NULL) {
+        *first = PyErr_GetRaisedException();
+    }
+    else {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+}
+
+static bool
+has_work(const UvtCore *core)
+{
+    return core->boxes != NULL || core->jobs != NULL;
+}
+
+/* Turns until neither box nor job is left, whatever their callbacks raise; that is
+ * returned, or NULL.  Waits only for threads of the pool: what else is under way ends
+ * at once. */
+static PyObject *
 run_close_callbacks(UvtLoop *self)
 {
     const UvtCore *core = self->core;
-    int rc = 0;
-    for (int turns = 0; rc == 0 && (core->boxes != NULL || core->jobs != NULL);
-         turns++) {
+    PyObject *first = NULL;
+    for (int turns = 0; has_work(core) && !core->forked && !core->lost; turns++) {
         bool wait = turns >= 2 && core->uv.active_reqs.count > 0;
         if (turns == 100) {
             PyErr_SetString(PyExc_RuntimeError,
                             "Loop.close(): handles are still open after 100 "
                             "turns; something opens new ones");
-            return -1;
+            keep_first(self, &first);
+            break;
         }
-        rc = uvt_loop_turn(self, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT) < 0 ? -1
-                                                                         : 0;
+        if (uvt_loop_turn(self, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT) < 0) {
+            keep_first(self, &first);
+        }
     }
-    return rc;
+    return first;
 }
 
 /* The end of a loop that libuv may not be called for: nobody is called. */
@@ -197,28 +217,76 @@ check_close(UvtLoop *self)
     return 0;
 }
 
+static void
+begin_close(UvtLoop *self)
+{
+    self->thread_id = PyThread_get_thread_ident();
+    self->closing = true;
+}
+
+/* A fork meanwhile leaves a loop in the child that is not running either. */
+static void
+end_close(UvtLoop *self)
+{
+    self->closing = false;
+    self->thread_id = 0;
+    self->running_in_child = false;
+}
+
+/* Frees the loop when all callbacks have run; 0, or -1 with an exception. */
 static int
 finish_close(UvtLoop *self)
 {
-    int rc;
-    self->thread_id = PyThread_get_thread_ident();
-    self->closing = true;
-    rc = run_close_callbacks(self);
-    self->closing = false;
-    self->thread_id = 0;
-    if (rc == 0) {
+    PyObject *exc;
+    begin_close(self);
+    exc = run_close_callbacks(self);
+    end_close(self);
+    if (self->core->forked || self->core->lost) {
+        give_up(self);
+    }
+    else if (!has_work(self->core)) {
         uvt_loop_free_core(self);
         self->hooks = NULL;
         Py_CLEAR(self->hooks_owner);
     }
-    return rc;
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+        return -1;
+    }
+    return 0;
+}
+
+bool
+uvt_loop_is_closed(const UvtLoop *self)
+{
+    return self->core == NULL && self->initialised;
+}
+
+int
+uvt_loop_close_begin(UvtLoop *self)
+{
+    if (uvt_loop_is_closed(self)) {
+        return 0;
+    }
+    if (self->core != NULL && uvt_fork_is_child(self)) {
+        return 0;
+    }
+    if (check_close(self) < 0) {
+        return -1;
+    }
+    begin_close(self);
+    return 0;
 }
 
 int
 uvt_loop_close(UvtLoop *self)
 {
-    if (self->core == NULL && self->initialised) {
+    if (uvt_loop_is_closed(self)) {
         return 0;
+    }
+    if (self->closing && !self->in_poll
+        && self->thread_id == PyThread_get_thread_ident()) {
+        end_close(self);        /* of uvt_loop_close_begin() */
     }
     if (self->core != NULL && uvt_fork_is_child(self)) {
         return close_in_child(self);
@@ -241,13 +309,19 @@ PyObject *
 uvt_loop_close_method(UvtLoop *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(self->lock);
-    if (self->core == NULL && self->initialised) {
+    if (uvt_loop_is_closed(self)) {
         Py_RETURN_NONE;
     }
     if (self->core != NULL && uvt_fork_is_child(self)) {
         return close_in_child(self) < 0 ? NULL : Py_NewRef(Py_None);
     }
     if (check_close(self) < 0) {
+        return NULL;
+    }
+    if (self->hooks != NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Loop.close(): the loop is that of an asyncio loop, whose "
+                        "own close() it is for");
         return NULL;
     }
     if (!uvt_guard_own_fds(self->core)) {

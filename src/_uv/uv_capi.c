@@ -93,6 +93,19 @@ capi_loop_close(PyObject *obj)
     return loop == NULL ? -1 : uvt_loop_close(loop);
 }
 
+static int
+capi_loop_close_begin(PyObject *obj)
+{
+    UvtLoop *loop = as_loop(obj);
+    return loop == NULL ? -1 : uvt_loop_close_begin(loop);
+}
+
+static bool
+capi_loop_is_closed(PyObject *loop)
+{
+    return uvt_loop_is_closed((UvtLoop *)loop);
+}
+
 static void
 capi_loop_report(PyObject *loop, PyObject *what)
 {
@@ -385,6 +398,8 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .udp_recv_stop = capi_udp_recv_stop,
         .loop_metrics = capi_loop_metrics,
         .loop_lock = capi_loop_lock,
+        .loop_close_begin = capi_loop_close_begin,
+        .loop_is_closed = capi_loop_is_closed,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

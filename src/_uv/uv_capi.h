@@ -159,6 +159,12 @@ typedef struct UvtCAPI {
      * of while it calls any of these for the loop or its handles; the loop has one
      * around its callbacks.  Borrowed, of an open or closed loop; NULL with a GIL. */
     PyObject *(*loop_lock)(PyObject *loop);
+
+    /* Before loop_close(), for a client that has to end what is its own first: 0, and
+     * nobody runs or closes the loop until this thread's loop_close(); or -1, which
+     * leaves the loop as it is. */
+    int (*loop_close_begin)(PyObject *loop);
+    bool (*loop_is_closed)(PyObject *loop);
 } UvtCAPI;
 
 static inline const UvtCAPI *
