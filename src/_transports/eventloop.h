@@ -27,9 +27,13 @@ typedef struct TulipLoop {
     _Atomic bool closed;
     bool forked;                    /* it is the parent process's; so closed */
     _Atomic bool debug;
-    bool polling;                   /* the poll may block right now */
+    _Atomic bool polling;           /* the poll may block right now */
+    _Atomic bool called;            /* something is in the inbox */
+    bool timer_due;                 /* a timer was due when it was set */
     bool due;                       /* the deadline fired in this turn */
     uint64_t turns;                 /* how many were begun */
+    uint64_t usual_batch;           /* run.c: what one takes, in ticks, ... */
+    uint64_t usual_look;            /* ... and a look whether a poll is due */
     TulipRing ready;                /* callbacks of this and the next turn */
     TulipRing inbox;                /* without a GIL: from other threads */
     TulipTimers timers;
@@ -187,10 +191,24 @@ UVT_CHECKED int tulip_loop_ref_wakeup(TulipLoop *self);
 void tulip_loop_unref_wakeup(TulipLoop *self);
 /* Ends a poll that blocks; any thread. */
 void tulip_loop_wake(TulipLoop *self);
+/* The same after something was put where only the loop's next turn looks: another
+ * thread may do so, while the loop's own waits. */
+static inline void
+tulip_loop_wake_if_polling(TulipLoop *self)
+{
+    if (atomic_load_explicit(&self->polling, memory_order_relaxed)) {
+        tulip_loop_wake(self);
+    }
+}
 /* After a poll. */
 void tulip_loop_end_poll(TulipLoop *self);
 /* Without a GIL: moves the inbox to the ready ring; 0, or -1. */
 UVT_CHECKED int tulip_loop_take_inbox(TulipLoop *self);
+static inline bool
+tulip_loop_was_called(const TulipLoop *self)
+{
+    return atomic_load_explicit(&self->called, memory_order_relaxed);
+}
 /* From now on call_soon_threadsafe() refuses. */
 void tulip_loop_set_closed(TulipLoop *self);
 PyObject *tulip_loop_py_call_soon_threadsafe(TulipLoop *self,
@@ -312,6 +330,13 @@ tulip_loop_is_here(const TulipLoop *self)
 {
     unsigned long running = self->thread_id;
     return running == 0 || running == PyThread_get_thread_ident();
+}
+
+/* A handle of libuv's watches this number; read from its table, as poll.c does. */
+static inline bool
+tulip_loop_watches(const TulipLoop *self, int fd)
+{
+    return (unsigned)fd < self->uv->nwatchers && self->uv->watchers[fd] != NULL;
 }
 
 /* In a forked child: the parent's loop was closed there, too. */

@@ -80,6 +80,7 @@ tulip_loop_enqueue(TulipLoop *self, TulipCallback *handle)
     if (self->thread_id == 0) {
         tulip_callback_track(handle);
     }
+    tulip_loop_wake_if_polling(self);
     return 0;
 }
 

@@ -147,6 +147,7 @@ tulip_loop_take_inbox(TulipLoop *self)
 {
     int rc = 0;
     LOCK(self);
+    self->called = false;
     while (rc == 0 && tulip_ring_length(&self->inbox) > 0) {
         TulipCallback *handle = tulip_ring_pop(&self->inbox);
         rc = tulip_ring_push(&self->ready, handle);
@@ -209,6 +210,7 @@ enqueue(TulipLoop *self, TulipCallback *handle)
 {
 #ifdef Py_GIL_DISABLED
     tulip_callback_track(handle);
+    self->called = true;
     return tulip_ring_push(&self->inbox, handle);
 #else
     if (self->thread_id == 0) {

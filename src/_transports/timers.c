@@ -260,6 +260,7 @@ tulip_loop_move_due(TulipLoop *self)
 {
     TulipCallback *timer;
     int64_t now;
+    self->timer_due = false;
     if (self->timers.count == 0) {
         return 0;
     }
@@ -297,8 +298,9 @@ to_deadline(double when, int64_t *deadline)
     return true;
 }
 
+/* A timer that is due already comes with what is ready then, without a poll. */
 static TulipCallback *
-push(TulipLoop *self, UVT_STEALS(2) TulipCallback *timer, double when)
+push(TulipLoop *self, UVT_STEALS(2) TulipCallback *timer, double when, int64_t now)
 {
     int64_t deadline;
     if (timer == NULL || !to_deadline(when, &deadline)) {
@@ -316,26 +318,31 @@ push(TulipLoop *self, UVT_STEALS(2) TulipCallback *timer, double when)
         Py_DECREF(timer);
         return NULL;
     }
+    if (deadline <= now) {
+        self->timer_due = true;
+    }
+    tulip_loop_wake_if_polling(self);
     return timer;
 }
 
 static PyObject *
-schedule(TulipLoop *self, const TulipCall *call, double when)
+schedule(TulipLoop *self, const TulipCall *call, double when, int64_t now)
 {
     return (PyObject *)push(
         self, tulip_callback_new(self, call->callable, call->args, call->nargs,
-                                 call->context, true), when);
+                                 call->context, true), when, now);
 }
 
 TulipCallback *
 tulip_loop_call_later_c(TulipLoop *self, double delay, TulipCFunction function,
                         PyObject *owner)
 {
+    int64_t now = tulip_now();
     if (!tulip_loop_check_open(self)) {
         return NULL;
     }
     return push(self, tulip_callback_new_c(self, function, owner, NULL, true),
-                (double)tulip_now() / 1e9 + delay);
+                (double)now / 1e9 + delay, now);
 }
 
 PyObject *
@@ -345,6 +352,7 @@ tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
     UVT_LOCKED(self->lock);
     TulipCall call;
     double delay;
+    int64_t now;
     if (!tulip_bind(self, "call_later", "delay", args, nargs, kwnames, &call)) {
         return NULL;
     }
@@ -357,7 +365,8 @@ tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
         || !tulip_loop_check_call(self, "call_later", call.callable, true)) {
         return NULL;
     }
-    return schedule(self, &call, (double)tulip_now() / 1e9 + delay);
+    now = tulip_now();
+    return schedule(self, &call, (double)now / 1e9 + delay, now);
 }
 
 PyObject *
@@ -379,5 +388,5 @@ tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
         || !tulip_loop_check_call(self, "call_at", call.callable, true)) {
         return NULL;
     }
-    return schedule(self, &call, when);
+    return schedule(self, &call, when, tulip_now());
 }

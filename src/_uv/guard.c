@@ -11,7 +11,7 @@
  */
 #include "handle.h"
 #include "loop.h"
-#include "poll.h"
+#include "uvpoll.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -181,6 +181,17 @@ uvt_guard_fresh_fd(UvtCore *core, int fd)
 {
     const uv__io_t *watcher = watcher_of_fd(core, fd);
     if (watcher != NULL) {
+        (void)evict(core, watcher);
+    }
+}
+
+void
+uvt_guard_stale_fd(UvtCore *core, int fd)
+{
+    const uv__io_t *watcher = watcher_of_fd(core, fd);
+    UvtBox *box = watcher != NULL ? find_box(core, watcher) : NULL;
+    if (box != NULL && box->uv.handle.type == UV_POLL
+        && uvt_poll_is_stale(&box->uv.poll)) {
         (void)evict(core, watcher);
     }
 }

@@ -12,7 +12,7 @@
 #include "errors.h"
 #include "loop.h"
 #include "request.h"
-#include "poll.h"
+#include "uvpoll.h"
 #include "process.h"
 #include "tty.h"
 

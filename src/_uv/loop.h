@@ -124,6 +124,8 @@ UVT_CHECKED bool uvt_loop_hook_signal(UvtLoop *self);
 UVT_CHECKED int uvt_loop_run_begin(UvtLoop *self);
 UVT_CHECKED int uvt_loop_turn(UvtLoop *self, uv_run_mode mode);
 void uvt_loop_run_end(UvtLoop *self);
+/* In a run, between two turns: whether a turn without waiting would do anything. */
+bool uvt_loop_has_work(UvtLoop *self, int64_t now);
 /* Closes every handle, runs their close callbacks, then closes the loop.  -1: with an
  * exception, and it is closed unless something goes on opening handles. */
 UVT_CHECKED int uvt_loop_close(UvtLoop *self);
@@ -217,6 +219,9 @@ uvt_slab_give(UvtLoop *self)
  * poll has new descriptors to watch. */
 bool uvt_guard_watchers(UvtCore *core);
 void uvt_guard_fresh_fd(UvtCore *core, int fd);
+/* The number is about to be somebody's: a Poll that watches it for a file that was
+ * closed since is told UV_EBADF and stopped.  May call Python. */
+void uvt_guard_stale_fd(UvtCore *core, int fd);
 /* True when epoll takes the descriptor. */
 bool uvt_guard_can_watch(const UvtCore *core, int fd);
 /* False when somebody has closed descriptors that libuv has for the loop itself: it

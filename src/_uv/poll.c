@@ -12,7 +12,7 @@
  * Reading libuv's table of watchers, which its header declares, is needed for
  * both.
  */
-#include "poll.h"
+#include "uvpoll.h"
 #include "args.h"
 #include "consumer.h"
 #include "errors.h"
@@ -91,6 +91,28 @@ uvt_poll_stop(uv_poll_t *poll)
     }
 }
 
+bool
+uvt_poll_is_stale(const uv_poll_t *uv)
+{
+    const UvtPoll *poll = (const UvtPoll *)uv;
+    struct stat st;
+    return uv_is_active((const uv_handle_t *)uv)
+        && (fstat(uv->io_watcher.fd, &st) < 0
+            || st.st_dev != poll->watched_device
+            || st.st_ino != poll->watched_inode);
+}
+
+/* What is_stale() compares with; a descriptor that is none fails soon. */
+static void
+note_file(UvtPoll *poll)
+{
+    struct stat st;
+    if (fstat(poll->uv.io_watcher.fd, &st) == 0) {
+        poll->watched_device = st.st_dev;
+        poll->watched_inode = st.st_ino;
+    }
+}
+
 static void on_poll(uv_poll_t *uv, int status, int events);
 
 /* A libuv status; below 0 the Poll is stopped. */
@@ -104,8 +126,16 @@ watch(uv_poll_t *poll, int events)
     bool stale;
 
     if (watcher != NULL && watcher != &poll->io_watcher) {
+        uvt_guard_stale_fd(loop->data, fd);
+        watcher = watcher_of(loop, fd);
+        if (uv_is_closing((uv_handle_t *)poll)) {
+            return UV_EINVAL;
+        }
+    }
+    if (watcher != NULL && watcher != &poll->io_watcher) {
         return UV_EEXIST;
     }
+    note_file((UvtPoll *)poll);
     stale = poll->io_watcher.events != 0 && !unregister(loop, fd);
     if (epoll_ctl(loop->backend_fd, EPOLL_CTL_ADD, fd, &trial) < 0
         && errno != EEXIST) {
@@ -208,7 +238,8 @@ open_poll(UvtHandle *self, PyObject *loop_arg, int fd)
         return -1;
     }
     poll = (UvtPoll *)&self->box->uv.poll;
-    rc = remember(poll, fd);
+    uvt_guard_stale_fd(loop->core, fd);
+    rc = loop->core == NULL ? UV_EINVAL : remember(poll, fd);
     if (rc == 0) {
         rc = uv_poll_init(&loop->core->uv, &poll->uv, fd);
     }

@@ -10,6 +10,8 @@
 #include "handle.h"
 #include "loop.h"
 
+#include <poll.h>
+
 /* ---- the thread state ---- */
 
 void
@@ -143,6 +145,27 @@ uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
         return -1;
     }
     return alive != 0;
+}
+
+/* Asks poll(), which takes nothing out of epoll: an event that is told of once only
+ * is still there for libuv. */
+bool
+uvt_loop_has_work(UvtLoop *self, int64_t now)
+{
+    UvtCore *core = self->core;
+    struct pollfd epoll = {.events = POLLIN};
+    int timeout;
+    if (core == NULL || core->forked || core->orphans || self->raised != NULL) {
+        return true;
+    }
+    timeout = uv_backend_timeout(&core->uv);
+    if (timeout == 0
+        || (timeout > 0
+            && now / 1000000 - (int64_t)core->uv.time >= (int64_t)timeout)) {
+        return true;
+    }
+    epoll.fd = core->uv.backend_fd;
+    return poll(&epoll, 1, 0) != 0;
 }
 
 void

@@ -188,11 +188,15 @@ uvt_fd_family(int fd)
     return name.ss_family;
 }
 
+/* A Poll has only lent its descriptor, and only while it is started. */
 static bool
 fd_in_use(UvtCore *core, int fd)
 {
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
         uv_os_fd_t its;
+        if (box->uv.handle.type == UV_POLL && !uv_is_active(&box->uv.handle)) {
+            continue;
+        }
         /* Handles without a descriptor answer UV_EINVAL, closing ones
          * UV_EBADF. */
         if (uv_fileno(&box->uv.handle, &its) == 0 && its == fd) {
@@ -208,6 +212,10 @@ uvt_fd_check(UvtHandle *self, int fd, int type, bool pipes)
     uv_os_fd_t own;
     if (uv_fileno(&self->box->uv.handle, &own) == 0) {
         return UV_EBUSY;
+    }
+    uvt_guard_stale_fd(self->loop->core, fd);
+    if (self->box == NULL || uv_is_closing(&self->box->uv.handle)) {
+        return UV_EBADF;        /* by who was told */
     }
     return uvt_fd_check_new(self->loop->core, fd, type, pipes);
 }

@@ -6,7 +6,7 @@
 #include "errors.h"
 #include "handle.h"
 #include "loop.h"
-#include "poll.h"
+#include "uvpoll.h"
 #include "sockaddr.h"
 #include "udp.h"
 
@@ -127,6 +127,21 @@ capi_loop_lock(PyObject *loop)
     (void)loop;
     return NULL;
 #endif
+}
+
+static bool
+capi_loop_has_work(PyObject *loop, int64_t now)
+{
+    return uvt_loop_has_work((UvtLoop *)loop, now);
+}
+
+static void
+capi_loop_fresh_fd(PyObject *loop, int fd)
+{
+    UvtCore *core = ((UvtLoop *)loop)->core;
+    if (core != NULL) {
+        uvt_guard_stale_fd(core, fd);
+    }
 }
 
 static void
@@ -400,6 +415,8 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .loop_lock = capi_loop_lock,
         .loop_close_begin = capi_loop_close_begin,
         .loop_is_closed = capi_loop_is_closed,
+        .loop_has_work = capi_loop_has_work,
+        .loop_fresh_fd = capi_loop_fresh_fd,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

@@ -165,6 +165,16 @@ typedef struct UvtCAPI {
      * leaves the loop as it is. */
     int (*loop_close_begin)(PyObject *loop);
     bool (*loop_is_closed)(PyObject *loop);
+
+    /* Whether a turn that does not wait would find something to do: for a tenth of
+     * what such a turn costs.  Timers are looked at with the given time, that of
+     * CLOCK_MONOTONIC in nanoseconds. */
+    bool (*loop_has_work)(PyObject *loop, int64_t now);
+
+    /* Before libuv is given a descriptor that has just been made: a Poll of a file
+     * that was closed, and that had the same number, is told UV_EBADF and stopped.
+     * May call Python, and close handles. */
+    void (*loop_fresh_fd)(PyObject *loop, int fd);
 } UvtCAPI;
 
 static inline const UvtCAPI *

@@ -1,7 +1,8 @@
-/* What a Poll has besides its libuv handle, and how the base and the guard
- * stop one.  poll.c says why libuv's own calls do not suffice. */
-#ifndef UVT_POLL_H
-#define UVT_POLL_H
+/* What a Poll has besides its libuv handle, and how the base and the guard stop
+ * one.  poll.c says why libuv's own calls do not suffice.  (The file has another
+ * name than that one so that <poll.h> is the system's.) */
+#ifndef UVT_UVPOLL_H
+#define UVT_UVPOLL_H
 
 #include "uvmodule.h"
 
@@ -12,6 +13,8 @@ typedef struct {
     uv_poll_t uv;               /* first: a uv_poll_t * is a UvtPoll * */
     dev_t device;               /* which file it was when the Poll was made */
     ino_t inode;
+    dev_t watched_device;       /* and when it was started, ... */
+    ino_t watched_inode;        /* ... the last time */
     bool blocking;              /* before libuv made it non-blocking */
     unsigned char events;       /* of the last start */
     unsigned char reports;      /* counts, modulo its size */
@@ -20,5 +23,8 @@ typedef struct {
 /* uv_poll_stop and uv_close for a Poll; neither calls Python. */
 void uvt_poll_stop(uv_poll_t *poll);
 void uvt_poll_close(uv_poll_t *poll, uv_close_cb on_closed);
+/* A started Poll whose descriptor was closed by its owner, and whose number is
+ * another file's by now, or nobody's. */
+bool uvt_poll_is_stale(const uv_poll_t *poll);
 
 #endif
