@@ -50,11 +50,14 @@ static PyObject *
 make_handle(TulipServer *self, TulipListener *listener, int fd)
 {
     const UvtCAPI *api = self->st->uv;
-    PyObject *loop = self->loop->uv_loop;
-    PyObject *handle = listener->is_tcp ? api->tcp_new(loop, 0)
-                                        : api->pipe_new(loop, 0);
-    uv_stream_t *uv = handle == NULL ? NULL : tulip_stream_uv(api, handle);
+    PyObject *loop = self->loop->uv_loop, *handle;
+    uv_stream_t *uv;
     int rc;
+    if (tulip_loop_watches(self->loop, fd)) {
+        api->loop_fresh_fd(loop, fd);
+    }
+    handle = listener->is_tcp ? api->tcp_new(loop, 0) : api->pipe_new(loop, 0);
+    uv = handle == NULL ? NULL : tulip_stream_uv(api, handle);
     if (uv == NULL) {
         (void)close(fd);
         Py_XDECREF(handle);

@@ -203,19 +203,25 @@ find_by_object(TulipLoop *loop, PyObject *fileobj)
     return NULL;
 }
 
-/* Read from libuv's table, as poll.c does: a raw handle that watches nothing right
- * now does no harm. */
+/* A raw handle that watches nothing right now does no harm, nor does one that
+ * watches a file that was closed. */
 bool
 tulip_loop_check_fd(TulipLoop *loop, int fd)
 {
     if (!tulip_loop_check_transports(loop, fd)) {
         return false;
     }
-    if ((unsigned)fd >= loop->uv->nwatchers || loop->uv->watchers[fd] == NULL
-        || find(loop, fd) != NULL) {
+    if (!tulip_loop_watches(loop, fd) || find(loop, fd) != NULL) {
         return true;
     }
     if (!PyErr_Occurred()) {
+        loop->st->uv->loop_fresh_fd(loop->uv_loop, fd);
+        if (!tulip_loop_check_open(loop)) {
+            return false;       /* by who was told */
+        }
+        if (!tulip_loop_watches(loop, fd)) {
+            return true;
+        }
         tulip_loop_raise_in_use(loop, fd);
     }
     return false;
