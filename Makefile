@@ -33,9 +33,8 @@ SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 	$(wildcard src/*/meson.build src/*/*.c src/*/*.h) \
 	$(wildcard $(addprefix python/uvtulip/,meson.build *.py *.pyi */*.pyi py.typed))
 
-.PHONY: help setup run test test-all newer free-threaded tsan asan debug-alloc leaks \
-	conformance \
-	interop stress bench lint symbols docs docs-free clean
+.PHONY: help setup run test test-all setup-system test-system \
+	everything newer free-threaded tsan asan debug-alloc leaks conformance interop stress bench lint symbols musl docs docs-free clean
 
 help:
 	@cat <<'END'
@@ -44,7 +43,9 @@ help:
 	test-all     the fast tests on each CPython 3.11, 3.12 and 3.13 found here
 	free-threaded  the fast tests without the GIL: PYTHON=python3.13t VENV=.venvs/3.13t
 	tsan         tests with threads under ThreadSanitizer: PYTHON is built with it, too
-	newer        the fast tests on Python 3.14 and the newest libuv: FOLDER=/some/folder
+	everything   all of .ci/run, and all fast tests in each of its Debians
+	newer        the fast tests in another Debian: RELEASE=trixie, RELEASE=sid VERSION=3.15
+	test-system  the fast tests but for those of other people's packages
 	asan         the tests of the C code with AddressSanitizer and UBSan
 	debug-alloc  the tests with Python's debug allocator and -X dev
 	leaks        count references, blocks and descriptors over many connections
@@ -56,6 +57,7 @@ help:
 	bench        uvtulip against uvloop and asyncio
 	lint         ruff, mypy, stubtest and the checks of docs-free
 	symbols      exported symbols, and one shared libuv
+	musl         all C code with musl's headers in place of glibc's
 	docs         the documents as HTML, with a reference made of the docstrings
 	docs-free    links of the documents, and no leftovers in the tree
 	clean        remove what the build made, and the virtual environments
@@ -103,14 +105,27 @@ test-all:
 		fi
 	done < <(tools/pythons 3.11 3.12 3.13)
 
-# In a Debian of its own, see the script: make newer FOLDER=... [VERSION=3.15]
+# What the system below can change: the package itself, built and tested there.  The
+# tests that are left out are about other people's packages.
+SYSTEM_TESTS := $(filter-out tests/interop,$(LOOP_TESTS))
+$(VENV)/.tested: $(VENV)/.tools $(SOURCES)
+	$(INSTALL) ".[test]"
+	touch $@
+
+setup-system: $(VENV)/.tested
+
+test-system: setup-system
+	tools/side-by-side "$(SYSTEM_TESTS)" tests/uv $(PYTEST) $(PYTEST_ARGS)
+
+# All that .ci/run does, with nothing left out in the other Debians.
+everything:
+	WHOLE=1 .ci/run
+
+# In a Debian of its own, see the script for what else can be set.
+RELEASE ?= sid
 newer:
-	@if [ -z "$(FOLDER)" ]; then
-		echo "FOLDER=... says where the other Debian is, or is to be made" >&2
-		exit 2
-	fi
-	VERSION="$(VERSION)" tools/newer-python "$(FOLDER)" \
-		$(MAKE) --no-print-directory test PYTEST_ARGS="$(PYTEST_ARGS)"
+	VERSION="$(VERSION)" FOLDER="$(FOLDER)" tools/other-debian "$(RELEASE)" \
+		make --no-print-directory test PYTEST_ARGS="$(PYTEST_ARGS)"
 
 # Where trustme cannot be had (no cryptography for that Python), the tests of TLS are
 # left out, and that is said.
@@ -229,6 +244,10 @@ lint: $(VENV)/.lint docs-free
 
 symbols: setup
 	$(BIN)/python tools/check_symbols.py
+
+musl: setup
+	PYTHON="$(PYTHON)" tools/system-packages --musl
+	$(BIN)/python tools/check_musl.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/docs-cache docs build/docs

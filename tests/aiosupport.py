@@ -11,10 +11,11 @@ import textwrap
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
+import limits
 import uvtulip
 
 T = TypeVar("T")
-LIMIT = 20.0  # Seconds for anything that could hang.
+LIMIT = limits.WAIT
 
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:

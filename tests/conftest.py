@@ -11,11 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-LIMIT = float(os.environ.get("UVTULIP_TEST_LIMIT", "60"))
+import signaldefaults
+from limits import TEST as LIMIT
+
 stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signaldefaults.restore()
     # Output is not being captured at this moment: keep the real stderr.
     config.stash[stderr] = os.dup(2)
 

@@ -6,7 +6,7 @@ import signal
 import traceback
 from collections.abc import Callable
 
-LIMIT = 20.0
+from limits import WAIT as LIMIT
 
 
 def in_child(function: Callable[[], object]) -> None:

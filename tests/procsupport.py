@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import limits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-LIMIT = 20.0
+LIMIT = limits.WAIT
 
 
 class Program:

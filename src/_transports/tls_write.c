@@ -257,7 +257,7 @@ next_plain(TulipTLS *self, char *room, size_t *len, PyObject **keep)
 
 /* Encrypts into `slab` what fits. */
 static UvtTlsStatus
-encrypt(TulipTLS *self, char *slab)
+encrypt_waiting(TulipTLS *self, char *slab)
 {
     UvtTlsStatus status;
     uvt_tls_lend_output(self->engine, slab + UVT_TLS_PLAIN,
@@ -312,7 +312,7 @@ tulip_tls_flush(TulipTLS *self)
            && has_way(self)) {
         char *slab = take_slab(self->loop);
         PyObject *exc;
-        status = slab == NULL ? UVT_TLS_ERROR : encrypt(self, slab);
+        status = slab == NULL ? UVT_TLS_ERROR : encrypt_waiting(self, slab);
         exc = status == UVT_TLS_ERROR ? PyErr_GetRaisedException() : NULL;
         tulip_tls_send_output(self);
         if (slab != NULL) {

@@ -7,10 +7,11 @@ import tempfile
 
 import pytest
 
+import limits
 import uvtulip
 from uvtulip import uv
 
-LIMIT = 30
+LIMIT = limits.WAIT
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+import limits
 import uvtulip
 from uvtulip import _transports, uv
 
-LIMIT = 30
+LIMIT = limits.WAIT
 
 
 @pytest.fixture

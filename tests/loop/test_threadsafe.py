@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+import limits
 import uvtulip
 
-LIMIT = 30
+LIMIT = limits.WAIT
 
 
 @pytest.fixture

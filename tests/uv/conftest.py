@@ -4,6 +4,7 @@ import gc
 
 import pytest
 
+import limits
 from uvtulip import _uv, uv
 
 
@@ -18,7 +19,7 @@ class CheckedLoop(uv.Loop):
         self.raised.append(value)
         self.stop()
 
-    def run_checked(self, seconds=10.0):
+    def run_checked(self, seconds=limits.WAIT):
         """Run until nothing is left; raise what a callback raised, or
         TimeoutError when it takes too long."""
         late = []
