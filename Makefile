@@ -34,7 +34,8 @@ SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 	$(wildcard $(addprefix python/uvtulip/,meson.build *.py *.pyi */*.pyi py.typed))
 
 .PHONY: help setup run test test-all setup-system test-system \
-	everything newer free-threaded tsan asan debug-alloc leaks conformance interop stress bench lint symbols musl docs docs-free clean
+	everything newer free-threaded tsan asan debug-alloc leaks conformance interop \
+	stress bench lint symbols musl docs docs-free clean
 
 help:
 	@cat <<'END'
