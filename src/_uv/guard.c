@@ -154,18 +154,28 @@ uvt_guard_watchers(UvtCore *core)
     return queue->next != queue;
 }
 
+/* Whether libuv's epoll is still there.  Its events are not looked at: what libuv
+ * watches by edges (its eventfd, from 1.53 on) is told once.  So this asks for the
+ * change of a descriptor that is never watched, which an epoll does not know. */
+static bool
+has_epoll(const uv_loop_t *uv)
+{
+    struct epoll_event event = {0};
+    return epoll_ctl(uv->backend_fd, EPOLL_CTL_MOD, uv->signal_pipefd[1], &event) < 0
+        && errno == ENOENT;
+}
+
 /* Those that libuv has from the beginning. */
 bool
 uvt_guard_own_fds(UvtCore *core)
 {
-    struct epoll_event event;
-    if (core->lost) {
-        return false;
-    }
-    core->lost = epoll_wait(core->uv.backend_fd, &event, 1, 0) < 0
-        || fcntl(core->uv.async_io_watcher.fd, F_GETFD) < 0
-        || (core->uv.signal_pipefd[0] >= 0
-            && fcntl(core->uv.signal_pipefd[0], F_GETFD) < 0);
+    const uv_loop_t *uv = &core->uv;
+    core->lost = core->lost
+        || (uv->signal_pipefd[1] >= 0 ? !has_epoll(uv)
+                                      : fcntl(uv->backend_fd, F_GETFD) < 0)
+        || fcntl(uv->async_io_watcher.fd, F_GETFD) < 0
+        || (uv->signal_pipefd[0] >= 0
+            && fcntl(uv->signal_pipefd[0], F_GETFD) < 0);
     return !core->lost;
 }
 

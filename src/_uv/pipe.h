@@ -25,7 +25,7 @@ extern const char uvt_pipe_write_doc[], uvt_pipe_try_write2_doc[],
     uvt_pipe_accept_doc[], uvt_pipe_accept_fd_doc[],
     uvt_pipe_pending_count_doc[], uvt_pipe_pending_handle_type_doc[];
 
-/* For libuv before 1.46; a libuv status.  After a connect that gives 0 the
+/* Names that begin with NUL; a libuv status.  After a connect that gives 0 the
  * callback will be called. */
 UVT_CHECKED int uvt_abstract_bind(uv_pipe_t *uv, const char *name, size_t size);
 UVT_CHECKED int uvt_abstract_connect(UvtHandle *self, PyObject *callback,

@@ -1,6 +1,7 @@
-/* Abstract names of Linux for libuv before 1.46, which cuts a name at its first
- * NUL.  All functions run on the loop's thread, attached.  The handle owns the
- * socket that is made here for it, as if libuv had.
+/* Abstract names of Linux, which may have any bytes.  libuv before 1.46 cuts a name
+ * at its first NUL, and later versions refuse one with a second NUL.  All functions
+ * run on the loop's thread, attached.  The handle owns the socket that is made here
+ * for it, as if libuv had.
  */
 #include "pipe.h"
 #include <errno.h>
@@ -9,8 +10,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-#if UV_VERSION_HEX < 0x012E00
 
 /* The address of a name that begins with NUL and fits; its length. */
 static socklen_t
@@ -160,5 +159,3 @@ uvt_abstract_connect(UvtHandle *self, PyObject *callback, const char *name,
     }
     return tell_failed(self, callback, rc);
 }
-
-#endif

@@ -66,13 +66,14 @@ static int
 bind_to(uv_pipe_t *uv, PyObject *name)
 {
     const char *text = PyBytes_AS_STRING(name);
+    size_t size = (size_t)PyBytes_GET_SIZE(name);
+    if (text[0] == '\0') {
+        return uvt_abstract_bind(uv, text, size);
+    }
 #if UV_VERSION_HEX >= 0x012E00
-    return uv_pipe_bind2(uv, text, (size_t)PyBytes_GET_SIZE(name),
-                         UV_PIPE_NO_TRUNCATE);
+    return uv_pipe_bind2(uv, text, size, UV_PIPE_NO_TRUNCATE);
 #else
-    return text[0] == '\0'
-        ? uvt_abstract_bind(uv, text, (size_t)PyBytes_GET_SIZE(name))
-        : uv_pipe_bind(uv, text);
+    return uv_pipe_bind(uv, text);
 #endif
 }
 
@@ -150,11 +151,9 @@ connect_to(UvtHandle *self, PyObject *callback, PyObject *name)
     size_t size = (size_t)PyBytes_GET_SIZE(name);
     UvtConnect *connect;
     int rc = 0;
-#if UV_VERSION_HEX < 0x012E00
     if (text[0] == '\0') {
         return uvt_abstract_connect(self, callback, text, size);
     }
-#endif
     connect = uvt_connect_new(self, callback);
     if (connect == NULL) {
         PyErr_Clear();
@@ -167,7 +166,6 @@ connect_to(UvtHandle *self, PyObject *callback, PyObject *name)
         uvt_connect_cancel(connect);
     }
 #else
-    (void)size;
     uv_pipe_connect(&connect->req, &self->box->uv.pipe, text, on_pipe_connect);
 #endif
     return rc;

@@ -52,6 +52,41 @@ def test_send_from_other_threads(loop):
     assert calls == [threading.get_ident()] * 3
 
 
+@pytest.mark.parametrize("mode", ["RUN_DEFAULT", "RUN_ONCE"])
+def test_sent_between_runs(loop, mode):
+    """libuv watches what wakes it by edges from 1.53 on: an event that somebody else
+    has taken does not come again."""
+    calls = []
+
+    def on_async(handle):
+        calls.append(handle)
+        loop.stop()
+
+    handle = uv.Async(loop, on_async)
+    late = uv.Timer(loop)
+    late.start(lambda timer: loop.stop(), 20, 0)
+    for count in range(1, 4):
+        loop.run(uv.UV_RUN_NOWAIT)
+        thread = threading.Thread(target=handle.send)
+        thread.start()
+        thread.join()
+        loop.run(getattr(uv, f"UV_{mode}"))
+        assert calls == [handle] * count
+
+
+def test_work_that_is_done_between_runs(loop):
+    done = threading.Event()
+    results = []
+    late = uv.Timer(loop)
+    late.start(lambda timer: loop.stop(), 20, 0)
+    for count in range(1, 4):
+        loop.queue_work(done.set, lambda *args: (results.append(args), loop.stop()))
+        assert done.wait(20)
+        done.clear()
+        loop.run()
+        assert len(results) == count
+
+
 def test_sends_are_merged(loop):
     calls = []
     handle = uv.Async(loop, calls.append)

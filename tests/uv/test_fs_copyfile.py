@@ -216,6 +216,6 @@ def test_cancelled_copies_do_nothing(loop, source, tmp_path):
     cancelled = [request.cancel() for request in requests]
     loop.run_checked(30)
     assert len(ends) == 60
-    for request, was, target in zip(requests, cancelled, targets):
+    for request, was, target in zip(requests, cancelled, targets, strict=True):
         assert request.error == (UV.UV_ECANCELED if was else None)
         assert target.exists() is not was
