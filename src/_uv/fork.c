@@ -11,6 +11,8 @@
 #include "fork.h"
 #include "consumer.h"
 #include "handle.h"
+#include "process.h"
+#include "signals.h"
 #include "task.h"
 
 #include <sys/epoll.h>
@@ -147,6 +149,7 @@ become_child(UvtLoop *loop)
     if (loop->in_poll && here) {
         end_turn(core);
     }
+    uvt_signals_forked(core);
     uvt_wakeup_forked(loop);
     if (loop->hooks != NULL) {
         UVT_TELL_HOOKS(loop, forked, owner);
@@ -177,6 +180,7 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     UvtState *st = uvt_state(module);
     UvtLoop *loop = st->loops, *next;
     st->graves->first = NULL;
+    st->graves->strays = NULL;
     Py_XINCREF(loop);
     while (loop != NULL) {
         (void)uvt_fork_is_child(loop);
@@ -243,6 +247,7 @@ uvt_fork_adopt(UvtLoop *loop)
     core->owner = loop;
     loop->thread_id = 0;
     rc = uv_loop_fork(&core->uv);
+    uvt_signals_adopt(core);
     give_up_jobs(core);
     uvt_wakeup_free(loop);      /* its descriptors are the parent's, too */
     return rc;
@@ -287,6 +292,7 @@ uvt_fork_abandon(UvtCore *core)
     if (core->lost) {
         return;     /* Nobody can tell whose the numbers are by now. */
     }
+    uvt_children_abandon(core);
     uvt_fork_close(uv->backend_fd, 0);            /* no kind: epoll, eventfd */
     uvt_fork_close(uv->async_io_watcher.fd, 0);
     uvt_fork_close(uv->signal_pipefd[0], S_IFIFO);

@@ -11,6 +11,7 @@
  */
 #include "handle.h"
 #include "loop.h"
+#include "process.h"
 #include "uvpoll.h"
 
 #include <errno.h>
@@ -113,7 +114,8 @@ evict(UvtCore *core, const uv__io_t *watcher)
     UvtBox *box = find_box(core, watcher);
     UvtHandle *owner;
     if (box == NULL) {
-        if (!uvt_wakeup_lost(core->owner, watcher)) {
+        if (!uvt_wakeup_lost(core->owner, watcher)
+            && !uvt_children_lost(core, watcher)) {
             give_up(core, watcher);
         }
         return true;

@@ -14,6 +14,7 @@
 #include "request.h"
 #include "uvpoll.h"
 #include "process.h"
+#include "signals.h"
 #include "tty.h"
 
 /* ---- boxes ---- */
@@ -168,21 +169,28 @@ void
 uvt_box_close(UvtBox *box)
 {
     const UvtCore *core = box->uv.handle.loop->data;
+    struct sigaction before;
     if (box_is_closing(box) || core->forked) {
         return;
     }
     if (box->uv.handle.type == UV_TTY) {
         uvt_tty_restore(&box->uv.tty);
     }
+    if (box->uv.handle.type == UV_SIGNAL) {
+        uvt_signal_unwatch(&box->uv.signal);
+    }
     uvt_timer_forget(box->uv.handle.loop->data, box);
-    if (box->uv.handle.type == UV_POLL) {
+    if (box->uv.handle.type == UV_PROCESS) {
+        uvt_sigchld_save(&before);
+        uv_close(&box->uv.handle, uvt_on_closed);
+        uvt_sigchld_put_back(&before);
+        uvt_child_close(box);
+    }
+    else if (box->uv.handle.type == UV_POLL) {
         uvt_poll_close(&box->uv.poll, uvt_on_closed);
     }
     else {
         uv_close(&box->uv.handle, uvt_on_closed);
-    }
-    if (box->uv.handle.type == UV_PROCESS) {
-        uvt_children_update(box->uv.handle.loop->data);
     }
 }
 

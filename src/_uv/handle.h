@@ -28,6 +28,7 @@ typedef struct UvtBox {
     bool timer_aside;               /* Timer: in the loop's list (timer.c) */
     unsigned timer_pass;            /* Timer: in which it was started */
     struct UvtBox *next_aside;
+    unsigned signals_seen;          /* Signal: of its number (signal_count.c) */
     union {                         /* only as large as its type needs */
         uv_handle_t handle;
         uv_stream_t stream;

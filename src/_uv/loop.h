@@ -16,7 +16,7 @@ typedef struct UvtCore {
     uv_prepare_t before_poll;       /* last to run before the poll */
     struct UvtBox *boxes;           /* list of all handles' boxes */
     struct UvtJob *jobs;            /* list of requests of no handle (task.h) */
-    struct UvtChildren *children;   /* of process.c; NULL: none yet */
+    struct UvtChildren *children;   /* of children.c; NULL: none yet */
     struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
     struct UvtCore *next_grave;     /* in the list of graves */
     bool orphans;       /* a box lost its object where it could not be closed */
@@ -24,6 +24,9 @@ typedef struct UvtCore {
     bool torn;          /* and it was running */
     bool lost;          /* somebody has closed descriptors of the loop's own */
     pid_t pid;          /* of the process that made it */
+    bool counts_signals;            /* for signal_count.c, as what follows */
+    unsigned signals_seen, signals_in_turn;
+    uv_idle_t signals_idle;
     bool in_timer;                  /* inside of a timer's callback */
     unsigned timer_pass;            /* another one after each poll */
     struct UvtBox *timers_aside;    /* list of those that wait for it (timer.c) */
@@ -36,6 +39,7 @@ typedef struct UvtGraves {
     UVT_MUTEX_MEMBER(mutex)         /* for what follows */
     size_t users;
     UvtCore *first;
+    struct UvtStray *strays;        /* children that no loop waits for */
 } UvtGraves;
 
 typedef struct UvtLoop {

@@ -7,6 +7,7 @@
 #include "handle.h"
 #include "loop.h"
 #include "process.h"
+#include "signals.h"
 #include "task.h"
 
 /* True when libuv was done with the core, which is then freed. */
@@ -75,6 +76,7 @@ void
 uvt_graves_reap(UvtGraves *self)
 {
     UvtCore *core;
+    uvt_strays_reap(self);
     UVT_MUTEX_LOCK(self->mutex);
     core = self->first;
     self->first = NULL;
@@ -105,7 +107,8 @@ core_free(UvtGraves *graves, UvtCore *core)
         }
         uvt_box_close(box);
     }
-    uvt_children_free(core);
+    uvt_children_free(graves, core);
+    uvt_signals_end(core);
     if (!uv_is_closing((uv_handle_t *)&core->before_poll)) {
         uv_close((uv_handle_t *)&core->before_poll, NULL);
     }

@@ -1,38 +1,14 @@
-/* uv.Process: a child of this process.  How one starts is in spawn.c; here is
- * how it ends.  All functions run on the loop's thread; those of libuv's signal
- * callbacks touch nothing of Python's.  A running one is held by its loop.
- *
- * libuv waits for each of its children by number, and tells of all that have
- * ended from one walk over a list that no callback may change.  So an end is
- * only noted then, and told by a check handle right after the poll.  A child
- * that somebody else has waited for is unknown to the system and, to libuv,
- * running for ever; that is found out there, too.
+/* uv.Process: a child of this process.  How one starts is in spawn.c, how its end is
+ * noticed in children.c; here is what Python sees, and how it is told.  All functions
+ * run on the loop's thread, attached.  A running one is held by its loop.
  */
 #include "process.h"
 #include "args.h"
 #include "errors.h"
 
-#include <errno.h>
 #include <limits.h>
-#include <signal.h>
-#include <sys/wait.h>
 
-/* What a loop has once it has had a child; in use while one runs. */
-typedef struct UvtChildren {
-    uv_check_t after_poll;      /* its data, as that of the other, is this */
-    uv_signal_t signal;         /* SIGCHLD */
-    unsigned open;              /* of these two */
-} UvtChildren;
-
-typedef struct Node {
-    struct Node *next, *prev;
-} Node;
-
-static UvtProcessBox *
-as_process(UvtBox *box)
-{
-    return (UvtProcessBox *)&box->uv;
-}
+/* ---- the end ---- */
 
 bool
 uvt_process_running(const UvtBox *box)
@@ -48,64 +24,10 @@ uvt_process_untold(const UvtBox *box)
     return process->ended && !process->told;
 }
 
-/* ---- the end ---- */
-
-static void
-note_end(UvtProcessBox *process, int64_t exit_status, int term_signal)
-{
-    process->ended = true;
-    process->exit_status = exit_status;
-    process->term_signal = term_signal;
-}
-
-static void on_after_poll(uv_check_t *uv);
-
 void
-uvt_on_exit(uv_process_t *uv, int64_t exit_status, int term_signal)
+uvt_process_tell(UvtBox *box)
 {
-    UvtCore *core = uv->loop->data;
-    note_end((UvtProcessBox *)uv, exit_status, term_signal);
-    if (core->children != NULL) {
-        (void)uv_check_start(&core->children->after_poll, on_after_poll);
-    }
-}
-
-static void
-on_sigchld(uv_signal_t *uv, int Py_UNUSED(signum))
-{
-    UvtChildren *children = uv->data;
-    (void)uv_check_start(&children->after_poll, on_after_poll);
-}
-
-/* The system has no such child any more. */
-static bool
-is_lost(int pid)
-{
-    siginfo_t info;
-    int rc;
-    do {
-        rc = waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT);
-    } while (rc < 0 && errno == EINTR);
-    return rc < 0 && errno == ECHILD;
-}
-
-/* Takes a child from libuv, which would wait for whoever has its number next.
- * Both kinds of queue node that libuv has had are two pointers. */
-static void
-forget(UvtProcessBox *process)
-{
-    Node *node = (Node *)&process->uv.queue;
-    node->prev->next = node->next;
-    node->next->prev = node->prev;
-    node->next = node->prev = node;
-    uv_unref((uv_handle_t *)&process->uv);
-    note_end(process, -ECHILD, 0);
-}
-
-static void
-tell(UvtBox *box)
-{
-    UvtProcessBox *process = as_process(box);
+    UvtProcessBox *process = (UvtProcessBox *)&box->uv;
     UvtProcess *self = (UvtProcess *)uvt_enter(&box->uv);
     PyObject *status, *signum;
     process->told = true;
@@ -122,111 +44,6 @@ tell(UvtBox *box)
     Py_XDECREF(status);
     Py_XDECREF(signum);
     uvt_leave(&self->base);
-}
-
-/* The next one whose end is to be told, or NULL. */
-static UvtBox *
-find_ended(UvtCore *core)
-{
-    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        if (box->uv.handle.type == UV_PROCESS && uvt_process_untold(box)
-            && !uv_is_closing(&box->uv.handle)) {
-            return box;
-        }
-    }
-    return NULL;
-}
-
-void
-uvt_children_update(UvtCore *core)
-{
-    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        if (box->uv.handle.type == UV_PROCESS && !uv_is_closing(&box->uv.handle)
-            && uvt_process_running(box)) {
-            return;
-        }
-    }
-    if (core->children != NULL) {
-        (void)uv_signal_stop(&core->children->signal);
-    }
-}
-
-/* A callback can do anything, even close processes whose ends are not told: so
- * the walk starts again after each. */
-static void
-on_after_poll(uv_check_t *uv)
-{
-    UvtCore *core = uv->loop->data;
-    UvtBox *box;
-    (void)uv_check_stop(uv);
-    if (core->forked) {
-        return;         /* they are the parent's children */
-    }
-    for (box = core->boxes; box != NULL; box = box->next) {
-        if (box->uv.handle.type == UV_PROCESS && !uv_is_closing(&box->uv.handle)
-            && uvt_process_running(box) && is_lost(as_process(box)->uv.pid)) {
-            forget(as_process(box));
-        }
-    }
-    while ((box = find_ended(core)) != NULL) {
-        tell(box);
-    }
-    uvt_children_update(core);
-}
-
-/* ---- what a loop has for its children ---- */
-
-int
-uvt_children_watch(UvtLoop *loop)
-{
-    UvtCore *core = loop->core;
-    UvtChildren *children = core->children;
-    int rc;
-    if (children == NULL) {
-        children = PyMem_RawCalloc(1, sizeof(UvtChildren));
-        if (children == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        rc = uv_signal_init(&core->uv, &children->signal);
-        if (rc < 0) {
-            PyMem_RawFree(children);
-            uvt_raise(loop->st, UVT_EXC_PROCESS, rc, "uv_signal_init");
-            return -1;
-        }
-        (void)uv_check_init(&core->uv, &children->after_poll);
-        children->signal.data = children->after_poll.data = children;
-        children->open = 2;
-        uv_unref((uv_handle_t *)&children->signal);
-        uv_unref((uv_handle_t *)&children->after_poll);
-        core->children = children;
-    }
-    rc = uv_signal_start(&children->signal, on_sigchld, SIGCHLD);
-    if (rc < 0) {
-        uvt_raise(loop->st, UVT_EXC_PROCESS, rc, "uv_signal_start");
-        return -1;
-    }
-    return 0;
-}
-
-static void
-on_children_closed(uv_handle_t *uv)
-{
-    UvtChildren *children = uv->data;
-    if (--children->open == 0) {
-        PyMem_RawFree(children);
-    }
-}
-
-void
-uvt_children_free(UvtCore *core)
-{
-    UvtChildren *children = core->children;
-    core->children = NULL;
-    if (children != NULL) {
-        uv_close((uv_handle_t *)&children->signal, on_children_closed);
-        uv_close((uv_handle_t *)&children->after_poll, on_children_closed);
-    }
 }
 
 /* ---- methods ---- */

@@ -6,6 +6,8 @@
 #include "handle.h"
 #include "loop.h"
 
+#include <signal.h>
+
 typedef struct UvtProcess {
     UvtHandle base;
     int pid;                    /* 0: not spawned */
@@ -19,8 +21,10 @@ typedef struct {
     uv_process_t uv;            /* first: a uv_process_t * is one of these */
     bool ended;                 /* known to be over; libuv has let go of it */
     bool told;                  /* and so has the object */
+    bool unreaped;              /* and the system keeps its status still */
     int64_t exit_status;
     int term_signal;
+    struct UvtChild *child;     /* of children.c; NULL: not started, or over */
 } UvtProcessBox;
 
 /* A StdIO object; immutable. */
@@ -31,17 +35,26 @@ typedef struct {
     int flags;
 } UvtStdIO;
 
-/* process.c: libuv's exit callback, and what watches over all children of a
- * loop from their start on.  watch gives 0, or -1 with an exception. */
-void uvt_on_exit(uv_process_t *uv, int64_t exit_status, int term_signal);
-UVT_CHECKED int uvt_children_watch(UvtLoop *loop);
-
-/* For the base of handles: whether it is running; what follows when one is
- * closed; and the end of the loop. */
+/* process.c: whether one is running, or its end not told yet, which tell does. */
 bool uvt_process_running(const UvtBox *box);
 bool uvt_process_untold(const UvtBox *box);
-void uvt_children_update(UvtCore *core);
-void uvt_children_free(UvtCore *core);
+void uvt_process_tell(UvtBox *box);
+
+/* children.c: before a child starts (0, or -1 with an exception), when it has, with
+ * what SIGCHLD had before, and libuv's exit callback. */
+UVT_CHECKED int uvt_children_prepare(UvtLoop *loop);
+void uvt_child_begin(UvtLoop *loop, UvtBox *box, const struct sigaction *before);
+void uvt_on_exit(uv_process_t *uv, int64_t exit_status, int term_signal);
+/* A handle closes, of a child that may be running; the end of the loop; that of a
+ * loop in a forked child. */
+void uvt_child_close(UvtBox *box);
+void uvt_children_free(UvtGraves *graves, UvtCore *core);
+void uvt_children_abandon(UvtCore *core);
+/* When the watcher is of a child: somebody closed its descriptor.  Does without, and
+ * returns true. */
+bool uvt_children_lost(UvtCore *core, const uv__io_t *watcher);
+/* Waits, without waiting, for those that no loop waits for any more. */
+void uvt_strays_reap(UvtGraves *graves);
 
 /* spawn.c, for the table in process.c. */
 PyObject *uvt_process_spawn(PyObject *cls, PyObject *const *args,

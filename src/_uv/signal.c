@@ -11,6 +11,7 @@
 #include "consumer.h"
 #include "handle.h"
 #include "loop.h"
+#include "signals.h"
 
 #include <limits.h>
 
@@ -35,7 +36,7 @@ signal_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 /* ---- libuv callbacks ---- */
 
 static void
-on_signal(uv_signal_t *uv, int signum)
+deliver(uv_signal_t *uv, int signum)
 {
     UvtHandle *self = uvt_enter(uv);
     if (self == NULL) {
@@ -54,10 +55,20 @@ on_signal(uv_signal_t *uv, int signum)
 }
 
 static void
+on_signal(uv_signal_t *uv, int signum)
+{
+    if (uvt_signal_told(uv->data)) {
+        deliver(uv, signum);
+    }
+}
+
+static void
 on_signal_once(uv_signal_t *uv, int signum)
 {
-    (void)uv_signal_stop(uv);
-    on_signal(uv, signum);
+    if (uvt_signal_told(uv->data)) {
+        uvt_signal_unwatch(uv);
+        deliver(uv, signum);
+    }
 }
 
 /* ---- methods ---- */
@@ -72,7 +83,8 @@ start(UvtHandle *self, const char *call, PyObject *const *args,
         || !uvt_handle_check_free(self, call)) {
         return NULL;
     }
-    rc = uv_signal_start(&self->box->uv.signal, on_delivery, signum);
+    uvt_signals_begin(self->loop->core);
+    rc = uvt_signal_watch(&self->box->uv.signal, on_delivery, signum);
     uvt_handle_update(self);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_signal_start");
@@ -84,7 +96,9 @@ start(UvtHandle *self, const char *call, PyObject *const *args,
 PyDoc_STRVAR(start_doc,
 "start($self, callback, signum, /)\n--\n\n"
 "Call callback(handle, signum) whenever the process gets the signal, in place\n"
-"of the handler that signal.signal() has set.  A started one changes over.\n\n"
+"of the handler that signal.signal() has set.  A started one changes over.  Of\n"
+"thousands of signals between two polls some may share a call, but the last one of\n"
+"each number is followed by one.\n\n"
 "Raises TypeError, HandleClosedError, SignalError (EINVAL: no such signal, or\n"
 "one that cannot be caught; a started handle is stopped then).");
 
@@ -109,7 +123,7 @@ signal_start_oneshot(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 PyDoc_STRVAR(stop_doc,
 "stop($self, /)\n--\n\n"
 "Watch no more; harmless when not started.  The last handle of a signal that\n"
-"stops gives it back its default action.");
+"stops gives it back its default action, unless somebody has set a handler since.");
 
 static PyObject *
 signal_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
@@ -118,7 +132,7 @@ signal_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
     if (!uvt_handle_check_free(self, "Signal.stop")) {
         return NULL;
     }
-    (void)uv_signal_stop(&self->box->uv.signal);
+    uvt_signal_unwatch(&self->box->uv.signal);
     uvt_handle_update(self);
     Py_CLEAR(self->callback);
     Py_RETURN_NONE;

@@ -5,6 +5,7 @@
 #include "process.h"
 #include "args.h"
 #include "errors.h"
+#include "signals.h"
 #include "stream.h"
 #include "task.h"
 
@@ -401,6 +402,7 @@ guard_pipes(const Spawn *spawn, UvtLoop *loop)
 static int
 start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
 {
+    struct sigaction before;
     UvtBlocking blocking;
     UvtLoop *loop;
     int rc;
@@ -408,6 +410,7 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
                                UVT_EXC_PROCESS, sizeof(UvtProcessBox), &loop)) {
         return -1;
     }
+    uvt_sigchld_save(&before);
     blocking = uvt_blocking_begin(loop);
     rc = uv_spawn(&loop->core->uv, (uv_process_t *)&self->box->uv,
                   &spawn->options);
@@ -416,6 +419,7 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
         return -1;
     }
     if (rc < 0) {
+        uvt_sigchld_put_back(&before);
         uvt_handle_close(self);
         uvt_handle_raise(self, rc, "uv_spawn");
         return -1;
@@ -423,6 +427,7 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
     ((UvtProcess *)self)->pid = uv_process_get_pid((uv_process_t *)
                                                    &self->box->uv);
     uvt_handle_update(self);
+    uvt_child_begin(loop, self->box, &before);
     return 0;
 }
 
@@ -492,7 +497,7 @@ uvt_process_spawn(PyObject *cls, PyObject *const *args, Py_ssize_t nargs,
     if (self != NULL
         && (!get_options(&spawn, loop, given)
             || !uvt_loop_check(loop)
-            || uvt_children_watch(loop) < 0
+            || uvt_children_prepare(loop) < 0
             || start(self, loop, &spawn) < 0)) {
         Py_CLEAR(self);
     }

@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "handle.h"
 #include "loop.h"
+#include "signals.h"
 #include "uvpoll.h"
 #include "sockaddr.h"
 #include "udp.h"
@@ -232,7 +233,7 @@ stop(UvtHandle *self)
         (void)uv_timer_stop(&self->box->uv.timer);
         break;
     case UV_SIGNAL:
-        (void)uv_signal_stop(&self->box->uv.signal);
+        uvt_signal_unwatch(&self->box->uv.signal);
         break;
     case UV_IDLE:
         (void)uv_idle_stop(&self->box->uv.idle);

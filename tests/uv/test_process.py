@@ -280,15 +280,11 @@ def test_python_handles_sigchld_again_afterwards(loop):
             process = spawn(loop, ["true"])
             if close:
                 process.close()
-                pid = process.pid
             loop.run_checked()
-            if close:
-                os.waitpid(pid, 0)
-        # libuv has put back the default action, not Python's handler.
-        signal.signal(signal.SIGCHLD, lambda *args: seen.append(args))
+        # Its handler was there all the time, and still is.
         seen.clear()
         subprocess.run(["true"], check=True)
-        assert len(seen) == 1
+        assert len(seen) >= 1
     finally:
         signal.signal(signal.SIGCHLD, before)
 
