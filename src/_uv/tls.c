@@ -147,7 +147,7 @@ check_stream(UvtLayer *self, UvtHandle *stream)
 static int
 check_context(UvtLayer *self, PyObject *context)
 {
-    int is_context = PyObject_IsInstance(context, self->st->tls.context_type);
+    int is_context = PyObject_IsInstance(context, self->st->tls.low_context_type);
     if (is_context == 0) {
         PyErr_Format(PyExc_TypeError, "TLS(): expected an ssl.SSLContext, got %.200s",
                      Py_TYPE(context)->tp_name);

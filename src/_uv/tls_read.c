@@ -110,7 +110,12 @@ uvt_layer_fail(UvtLayer *self)
 {
     PyObject *error = uvt_layer_take_error(self);
     self->phase = UVT_LAYER_FAILED;
-    Py_XSETREF(self->failure, error);
+    if (self->failure == NULL) {
+        self->failure = error;
+    }
+    else {
+        Py_DECREF(error);       /* it comes of the first one */
+    }
     (void)update_reading(self);
     tell_failure(self);
     uvt_layer_drop_writes(self, UV_ECANCELED);

@@ -113,42 +113,66 @@ no_memory(UvtTls *self)
     return uvt_tls_status(self);
 }
 
-/* A call has failed for good: the same again through Python, which finds OpenSSL
- * in the same state and the error where it is. */
+/* What OpenSSL has had to say was said with an earlier call. */
 static UvtTlsStatus
-fail(UvtTls *self, bool reading)
+failed_before(UvtTls *self)
 {
-    PyObject *result;
-    UvtTlsStatus status;
-    if (self->no_memory) {
-        return no_memory(self);
-    }
-    result = reading
-        ? PyObject_CallMethod(self->target, "read", "i", 1)
-        : PyObject_CallMethod(self->target, "write", "y#", "", (Py_ssize_t)0);
-    if (result == NULL) {
-        status = uvt_tls_status(self);
-        if (status != UVT_TLS_WANT) {
-            return status;
-        }
-    }
-    Py_XDECREF(result);
-    PyErr_SetString(self->st->error, "the TLS connection has failed");
+    uvt_tls_raise_failed(self);
     return UVT_TLS_ERROR;
 }
 
+/* A call has failed for good, and only the queue of errors knows why: the same call
+ * again might find nothing wrong.  ssl has to make the exception.  A connection whose
+ * peer has ended answers a read at once and leaves the queue as it is, so ssl's read()
+ * finds what is there, or raises what a callback of the context has raised. */
 static UvtTlsStatus
-not_done(UvtTls *self, bool reading)
+raise_queued(UvtTls *self)
 {
-    switch (self->lib->SSL_get_error(self->ssl, 0)) {
-    case UVT_SSL_ERROR_WANT_READ:
-    case UVT_SSL_ERROR_WANT_WRITE:
-        return UVT_TLS_WANT;
-    case UVT_SSL_ERROR_ZERO_RETURN:
-        return UVT_TLS_EOF;
-    default:
-        return fail(self, reading);
+    UvtOpenSSL *lib = self->lib;
+    int before = lib->SSL_get_shutdown(self->ssl);
+    PyObject *result;
+    if (self->no_memory) {
+        return no_memory(self);
     }
+    lib->SSL_set_shutdown(self->ssl, before | UVT_SSL_RECEIVED_SHUTDOWN);
+    result = PyObject_CallMethod(self->target, "read", "i", 1);
+    lib->SSL_set_shutdown(self->ssl, before);
+    if (result == NULL && uvt_tls_status(self) == UVT_TLS_ERROR) {
+        return UVT_TLS_ERROR;
+    }
+    Py_XDECREF(result);
+    return failed_before(self);
+}
+
+/* The SSL_get_error() of a call that had no success. */
+static UvtTlsStatus
+not_done(UvtTls *self, int error)
+{
+    UvtTlsStatus status;
+    if (PyErr_Occurred()) {
+        return UVT_TLS_ERROR;       /* from a callback of the context */
+    }
+    if (error == UVT_SSL_ERROR_ZERO_RETURN) {
+        return UVT_TLS_EOF;
+    }
+    if (error == UVT_SSL_ERROR_WANT_READ || error == UVT_SSL_ERROR_WANT_WRITE) {
+        return self->failed ? failed_before(self)
+             : self->no_memory ? no_memory(self) : UVT_TLS_WANT;
+    }
+    status = raise_queued(self);
+    self->failed = true;
+    return status;
+}
+
+/* From Python 3.15 on, what a callback of the context has raised is still set. */
+static inline UvtTlsStatus
+done(UvtTls *self)
+{
+    if (PyErr_Occurred()) {
+        self->failed = true;
+        return UVT_TLS_ERROR;
+    }
+    return UVT_TLS_OK;
 }
 
 static UvtTlsStatus
@@ -158,9 +182,9 @@ direct_read(UvtTls *self, char *buf, size_t len, size_t *got)
     forget_errors(lib);
     if (lib->SSL_read_ex(self->ssl, buf, len, got)) {
         self->inside = 0;
-        return UVT_TLS_OK;
+        return done(self);
     }
-    return not_done(self, true);
+    return not_done(self, lib->SSL_get_error(self->ssl, 0));
 }
 
 static UvtTlsStatus
@@ -169,31 +193,32 @@ direct_write(UvtTls *self, const char *buf, size_t len, size_t *put)
     UvtOpenSSL *lib = self->lib;
     forget_errors(lib);
     if (lib->SSL_write_ex(self->ssl, buf, len, put)) {
-        return UVT_TLS_OK;
+        return done(self);
     }
-    return not_done(self, false);
+    return not_done(self, lib->SSL_get_error(self->ssl, 0));
 }
 
 /* ssl has the buffers of 16 KiB given back after each record.  A part of a handshake
- * is several: the buffers stay until its end. */
+ * is several: the buffers stay until its end, where a record layer hears of that.
+ * Returns SSL_get_error()'s number. */
 static int
 shake(const UvtOpenSSL *lib, SSL *ssl)
 {
     const long release = UVT_SSL_MODE_RELEASE_BUFFERS;
-    bool releases = lib->SSL_ctrl(ssl, UVT_SSL_CTRL_MODE, 0, NULL) & release;
-    int result;
-    if (!releases) {
-        return lib->SSL_do_handshake(ssl);
+    int error;
+    if (lib->keeps_mode
+        || !(lib->SSL_ctrl(ssl, UVT_SSL_CTRL_MODE, 0, NULL) & release)) {
+        return lib->SSL_get_error(ssl, lib->SSL_do_handshake(ssl));
     }
     (void)lib->SSL_ctrl(ssl, UVT_SSL_CTRL_CLEAR_MODE, release, NULL);
-    result = lib->SSL_do_handshake(ssl);
+    error = lib->SSL_get_error(ssl, lib->SSL_do_handshake(ssl));
     (void)lib->SSL_ctrl(ssl, UVT_SSL_CTRL_MODE, release, NULL);
     (void)lib->SSL_free_buffers(ssl);
-    return result;
+    return error;
 }
 
-/* Python is asked at the end only: it raises what a callback of the context has
- * raised, and when OpenSSL has failed the error that is still there. */
+/* Python is asked when all is done: it raises what a callback of the context has
+ * raised. */
 static UvtTlsStatus
 direct_handshake(UvtTls *self)
 {
@@ -202,35 +227,41 @@ direct_handshake(UvtTls *self)
     int error;
     forget_errors(lib);
     Py_BEGIN_ALLOW_THREADS
-    error = lib->SSL_get_error(ssl, shake(lib, ssl));
+    error = shake(lib, ssl);
     Py_END_ALLOW_THREADS
-    if (self->no_memory) {
-        return no_memory(self);
+    if (error != UVT_SSL_ERROR_NONE) {
+        return not_done(self, error);
     }
-    if (error == UVT_SSL_ERROR_WANT_READ || error == UVT_SSL_ERROR_WANT_WRITE) {
-        return UVT_TLS_WANT;
+    if (done(self) == UVT_TLS_ERROR) {
+        return UVT_TLS_ERROR;
     }
-    return uvt_tls_call(self, self->st->str_do_handshake);
+    return self->no_memory ? no_memory(self)
+                           : uvt_tls_call(self, self->st->str_do_handshake);
 }
 
-/* The first call sends, the second one reads. */
+/* The first call sends, the second one reads.  A failure is none of the connection's:
+ * OpenSSL refuses it in the middle of a handshake, for instance. */
 static UvtTlsStatus
 direct_shutdown(UvtTls *self)
 {
     UvtOpenSSL *lib = self->lib;
+    bool failed = self->failed;
+    UvtTlsStatus status;
     int result;
     forget_errors(lib);
     result = lib->SSL_shutdown(self->ssl);
     if (self->no_memory) {
         return no_memory(self);
     }
-    if (result < 0) {           /* in the middle of a handshake: it fails again */
-        return uvt_tls_call(self, self->st->str_shutdown);
+    if (result == 0) {
+        result = lib->SSL_shutdown(self->ssl);
     }
-    if (result == 0 && lib->SSL_shutdown(self->ssl) < 0) {
-        return not_done(self, true);
+    if (result >= 0) {
+        return done(self);
     }
-    return UVT_TLS_OK;
+    status = not_done(self, lib->SSL_get_error(self->ssl, result));
+    self->failed = failed;
+    return status;
 }
 
 static UvtTlsStatus

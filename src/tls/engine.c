@@ -14,14 +14,15 @@
 /* ---- the state ---- */
 
 #define FOR_EACH_STRING(DO) \
-    DO(_sslobj) DO(_wrap_bio) DO(context) DO(do_handshake) DO(pending) DO(read) \
-    DO(shutdown) DO(sslobject_class) DO(unwrap) DO(wrap_bio) DO(write)
+    DO(_create) DO(_sslobj) DO(_wrap_bio) DO(context) DO(do_handshake) DO(pending) \
+    DO(read) DO(shutdown) DO(sslobject_class) DO(unwrap) DO(wrap_bio) DO(write)
 
 #define FOR_EACH_OBJECT(DO) \
     DO(memory_bio) DO(context_type) DO(object_type) DO(sslobj_type) DO(error) \
     DO(certificate_error) DO(want_read) DO(want_write) DO(syscall_error) \
     DO(zero_return) DO(eof_error) DO(wrap_bio) DO(incoming) DO(outgoing) \
-    DO(wrap_names)
+    DO(wrap_names) DO(low_context_type) DO(globals) DO(msg_callback) \
+    DO(keylog_filename)
 
 static int
 import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
@@ -33,6 +34,7 @@ import_names(UvtTlsState *st, PyObject *ssl, PyObject *low)
         {&st->memory_bio, ssl, "MemoryBIO"},
         {&st->context_type, ssl, "SSLContext"},
         {&st->object_type, ssl, "SSLObject"},
+        {&st->low_context_type, low, "_SSLContext"},
         {&st->sslobj_type, low, "_SSLSocket"},
         {&st->error, ssl, "SSLError"},
         {&st->certificate_error, ssl, "CertificateError"},
@@ -72,7 +74,8 @@ prepare(UvtTlsState *st, PyObject *ssl, PyObject *low)
         return -1;
     }
     st->openssl = uvt_openssl_find(low);
-    if (st->openssl != NULL && !uvt_tls_make_method(st->openssl)) {
+    if (st->openssl != NULL
+        && !(uvt_tls_probe(st) && uvt_tls_make_method(st->openssl))) {
         uvt_openssl_drop(st->openssl);
         st->openssl = NULL;
     }
@@ -334,6 +337,16 @@ uvt_tls_status(UvtTls *self)
         return UVT_TLS_EOF;
     }
     return UVT_TLS_ERROR;
+}
+
+void
+uvt_tls_raise_failed(UvtTls *self)
+{
+    PyObject *exc = PyObject_CallFunction(self->st->error, "is", UVT_SSL_ERROR_SSL,
+                                          "the TLS connection has failed");
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
 }
 
 UvtTlsStatus

@@ -32,6 +32,7 @@ typedef struct UvtTlsState {
     UvtOpenSSL *openssl;        /* NULL: only the portable way */
     PyObject *memory_bio;       /* ssl.MemoryBIO */
     PyObject *context_type;     /* ssl.SSLContext */
+    PyObject *low_context_type; /* _ssl._SSLContext */
     PyObject *object_type;      /* ssl.SSLObject */
     PyObject *sslobj_type;      /* _ssl._SSLSocket */
     PyObject *error;            /* ssl.SSLError */
@@ -41,10 +42,14 @@ typedef struct UvtTlsState {
     PyObject *syscall_error;
     PyObject *zero_return;
     PyObject *eof_error;
+    PyObject *globals;          /* of ssl */
+    PyObject *msg_callback;     /* getters of low_context_type; or NULL */
+    PyObject *keylog_filename;
     PyObject *wrap_bio;         /* SSLContext's; NULL: it is not ssl's own */
     PyObject *incoming;         /* MemoryBIOs for what gets another BIO at once */
     PyObject *outgoing;
     PyObject *wrap_names;       /* of the last arguments of _wrap_bio() */
+    PyObject *str__create;
     PyObject *str__sslobj;
     PyObject *str__wrap_bio;
     PyObject *str_context;
@@ -88,6 +93,7 @@ typedef struct UvtTls {
     _Atomic int owners;         /* its maker and, if direct, its BIO */
     bool no_memory;             /* while writing to `out` */
     bool out_lent;
+    bool failed;                /* more input cannot help any more */
     const UvtTlsBackend *backend;   /* NULL: given up, the BIO is left */
     UvtTlsState *st;            /* borrowed, not from the BIO */
     PyObject *object;           /* the SSLObject */
@@ -194,6 +200,8 @@ UVT_CHECKED bool uvt_tls_put_output(UvtTls *self, const char *base, size_t len);
 UVT_CHECKED UvtTlsStatus uvt_tls_call(UvtTls *self, PyObject *name);
 /* What a call into OpenSSL has come to, from the raised exception. */
 UVT_CHECKED UvtTlsStatus uvt_tls_status(UvtTls *self);
+/* Sets the exception of a call after one that has failed. */
+void uvt_tls_raise_failed(UvtTls *self);
 /* One less owner; the last one frees the memory. */
 void uvt_tls_disown(UvtTls *self);
 /* 1: it is direct now; 0: it cannot be; -1 with an exception. */
@@ -201,6 +209,8 @@ UVT_CHECKED int uvt_tls_make_direct(UvtTls *self, PyObject *sslobj,
                                     PyObject *context);
 /* Part of uvt_tls_prepare().  -1 with an exception. */
 UVT_CHECKED int uvt_tls_prepare_wrap(UvtTlsState *st, PyObject *ssl);
+/* Whether a connection of _ssl's is one of the library in st->openssl. */
+UVT_CHECKED bool uvt_tls_probe(UvtTlsState *st);
 /* The method that direct connections share, in st->openssl; false: none. */
 bool uvt_tls_make_method(UvtOpenSSL *lib);
 extern const UvtTlsBackend uvt_tls_portable, uvt_tls_direct;

@@ -5,7 +5,9 @@
  * gives its symbols and those of the libraries that it is linked to.  Its objects
  * are not documented, so each one is checked before it is used: the words that
  * precede and follow the pointer have to be what they always are, OpenSSL has to
- * know the object as the SSL's owner, and both have to agree on the context.
+ * know the object as the SSL's owner, and both have to agree on the context.  A
+ * process may have several copies of OpenSSL: the SSL and its BIO have to come from
+ * the one whose functions were found.
  */
 #include "openssl.h"
 #include <dlfcn.h>
@@ -72,6 +74,7 @@ uvt_openssl_find(PyObject *module)
         uvt_openssl_drop(self);
         return NULL;
     }
+    self->keeps_mode = self->OpenSSL_version_num() >= 0x30200000UL;
     return self;
 }
 
@@ -112,8 +115,44 @@ typedef struct ContextLayout {
     SSL_CTX *ctx;
 } ContextLayout;
 
+/* Whether an address lies in the library that has this function. */
+static bool
+is_in_library(const void *address, const void *function)
+{
+    Dl_info mine, other;
+    return address != NULL && dladdr(address, &other) && dladdr(function, &mine)
+        && other.dli_fbase == mine.dli_fbase;
+}
+
+/* A table of libssl's and a text of libcrypto's that the objects refer to tell which
+ * copies have made them.  Both are the same ones for nearly all connections: only
+ * new addresses are looked up. */
+static bool
+is_of_our_copy(UvtOpenSSL *self, SSL *ssl)
+{
+    const void *table = self->SSL_get_ssl_method(ssl);
+    const BIO *bio = self->SSL_get_rbio(ssl);
+    const void *name = bio != NULL ? self->BIO_method_name(bio) : NULL;
+    const void *function;
+    if (table != atomic_load_explicit(&self->own_table, memory_order_relaxed)) {
+        memcpy(&function, &self->SSL_read_ex, sizeof(function));
+        if (!is_in_library(table, function)) {
+            return false;
+        }
+        atomic_store_explicit(&self->own_table, table, memory_order_relaxed);
+    }
+    if (name != atomic_load_explicit(&self->own_name, memory_order_relaxed)) {
+        memcpy(&function, &self->BIO_new, sizeof(function));
+        if (!is_in_library(name, function)) {
+            return false;
+        }
+        atomic_store_explicit(&self->own_name, name, memory_order_relaxed);
+    }
+    return name != NULL;
+}
+
 SSL *
-uvt_openssl_ssl_of(const UvtOpenSSL *self, PyObject *sslobj, PyObject *context)
+uvt_openssl_ssl_of(UvtOpenSSL *self, PyObject *sslobj, PyObject *context)
 {
     const Layout *object = (const Layout *)sslobj;
     if (Py_TYPE(sslobj)->tp_basicsize < (Py_ssize_t)sizeof(Layout)
@@ -122,7 +161,8 @@ uvt_openssl_ssl_of(const UvtOpenSSL *self, PyObject *sslobj, PyObject *context)
         || object->context != context
         || self->SSL_get_ex_data(object->ssl, 0) != (void *)sslobj
         || self->SSL_get_SSL_CTX(object->ssl)
-           != ((const ContextLayout *)context)->ctx) {
+           != ((const ContextLayout *)context)->ctx
+        || !is_of_our_copy(self, object->ssl)) {
         return NULL;
     }
     return object->ssl;

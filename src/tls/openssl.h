@@ -18,10 +18,12 @@ typedef struct bio_method_st BIO_METHOD;
 
 /* Constants of its ABI. */
 enum {
+    UVT_SSL_ERROR_NONE = 0,
     UVT_SSL_ERROR_SSL = 1,
     UVT_SSL_ERROR_WANT_READ = 2,
     UVT_SSL_ERROR_WANT_WRITE = 3,
     UVT_SSL_ERROR_ZERO_RETURN = 6,
+    UVT_SSL_RECEIVED_SHUTDOWN = 2,
     UVT_SSL_CTRL_MODE = 33,
     UVT_SSL_CTRL_CLEAR_MODE = 78,
     UVT_SSL_MODE_RELEASE_BUFFERS = 0x10,
@@ -40,6 +42,10 @@ enum {
     DO(ERR_peek_error, unsigned long, (void)) \
     DO(SSL_get_ex_data, void *, (const SSL *ssl, int index)) \
     DO(SSL_get_SSL_CTX, SSL_CTX *, (const SSL *ssl)) \
+    DO(SSL_get_ssl_method, const void *, (const SSL *ssl)) \
+    DO(SSL_get_rbio, BIO *, (const SSL *ssl)) \
+    DO(SSL_get_shutdown, int, (const SSL *ssl)) \
+    DO(SSL_set_shutdown, void, (SSL *ssl, int mode)) \
     DO(SSL_get_error, int, (const SSL *ssl, int result)) \
     DO(SSL_do_handshake, int, (SSL *ssl)) \
     DO(SSL_shutdown, int, (SSL *ssl)) \
@@ -56,6 +62,7 @@ enum {
     DO(BIO_set_flags, void, (BIO *bio, int flags)) \
     DO(BIO_clear_flags, void, (BIO *bio, int flags)) \
     DO(BIO_get_new_index, int, (void)) \
+    DO(BIO_method_name, const char *, (const BIO *bio)) \
     DO(BIO_meth_new, BIO_METHOD *, (int type, const char *name)) \
     DO(BIO_meth_free, void, (BIO_METHOD *method)) \
     DO(BIO_meth_set_write_ex, int, (BIO_METHOD *method, \
@@ -70,8 +77,11 @@ enum {
  * may outlive the state, in an SSLObject that somebody keeps. */
 typedef struct UvtOpenSSL {
     _Atomic int users;
+    bool keeps_mode;            /* a record layer has the mode of when it was made */
     void *library;
     BIO_METHOD *method;
+    _Atomic(const void *) own_table;    /* of objects that these functions made */
+    _Atomic(const void *) own_name;
 #define MEMBER(name, result, arguments) result (*name) arguments;
     UVT_OPENSSL_FUNCTIONS(MEMBER)
 #undef MEMBER
@@ -85,7 +95,7 @@ void uvt_openssl_drop(UvtOpenSSL *self);
 
 /* The SSL of a C-level SSL object (SSLObject._sslobj) and its context; NULL when
  * anything is not as expected. */
-UVT_BORROWED SSL *uvt_openssl_ssl_of(const UvtOpenSSL *self, PyObject *sslobj,
+UVT_BORROWED SSL *uvt_openssl_ssl_of(UvtOpenSSL *self, PyObject *sslobj,
                                      PyObject *context);
 
 #endif

@@ -40,6 +40,20 @@ portable_collect(UvtTls *self)
     return rc;
 }
 
+/* After an error, "want read" would be waited for without end. */
+static UvtTlsStatus
+note_failure(UvtTls *self, UvtTlsStatus status)
+{
+    if (status == UVT_TLS_WANT && self->failed) {
+        uvt_tls_raise_failed(self);
+        return UVT_TLS_ERROR;
+    }
+    if (status == UVT_TLS_ERROR && PyErr_ExceptionMatches(PyExc_Exception)) {
+        self->failed = true;        /* not after Ctrl-C */
+    }
+    return status;
+}
+
 /* Takes a method's result, a count, apart. */
 static UvtTlsStatus
 finish(UvtTls *self, PyObject *result, size_t len, size_t *count)
@@ -71,7 +85,7 @@ finish(UvtTls *self, PyObject *result, size_t len, size_t *count)
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }
-    return status;
+    return note_failure(self, status);
 }
 
 /* A class of the user's might keep what it is given: it gets no view of memory
@@ -147,7 +161,7 @@ portable_write(UvtTls *self, const char *buf, size_t len, size_t *put)
 static UvtTlsStatus
 portable_handshake(UvtTls *self)
 {
-    return uvt_tls_call(self, self->st->str_do_handshake);
+    return note_failure(self, uvt_tls_call(self, self->st->str_do_handshake));
 }
 
 static UvtTlsStatus

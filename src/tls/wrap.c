@@ -7,17 +7,76 @@
 #include "engine.h"
 #include <stdatomic.h>
 
+/* ---- what is ssl's own ---- */
+
+/* Whether the function behind a method is one that ssl came with: somebody may have
+ * put another one in its place. */
+static bool
+is_own_function(UvtTlsState *st, PyObject *method)
+{
+    PyObject *function = method != NULL && PyMethod_Check(method)
+        ? PyMethod_GET_FUNCTION(method) : method;
+    return function != NULL && PyFunction_Check(function)
+        && PyFunction_GetGlobals(function) == st->globals;
+}
+
+/* What would be called of an SSLObject goes to its _sslobj at once; but not when it
+ * has been changed. */
+static bool
+has_own_methods(UvtTlsState *st)
+{
+    PyObject *const names[] = {
+        st->str__create, st->str_do_handshake, st->str_read, st->str_unwrap,
+        st->str_write,
+    };
+    bool own = ((PyTypeObject *)st->object_type)->tp_new == PyBaseObject_Type.tp_new;
+    for (size_t i = 0; own && i < sizeof(names) / sizeof(names[0]); i++) {
+        PyObject *method = PyObject_GetAttr(st->object_type, names[i]);
+        own = is_own_function(st, method);
+        Py_XDECREF(method);
+    }
+    PyErr_Clear();
+    return own;
+}
+
+/* Calls a getter of _ssl's type of contexts; NULL: the attribute is None or not
+ * there. */
+static PyObject *
+get_setting(PyObject *descr, PyObject *context)
+{
+    descrgetfunc get = descr != NULL ? Py_TYPE(descr)->tp_descr_get : NULL;
+    PyObject *value = get != NULL ? get(descr, context, (PyObject *)Py_TYPE(context))
+                                  : NULL;
+    if (value == Py_None) {
+        Py_CLEAR(value);
+    }
+    PyErr_Clear();
+    return value;
+}
+
+/* Callbacks that have no way of their own to tell of an exception: _ssl's methods
+ * raise it when the call is over, each in its version's manner. */
+static bool
+has_debug_callbacks(UvtTlsState *st, PyObject *context)
+{
+    PyObject *message = get_setting(st->msg_callback, context);
+    PyObject *keylog = message == NULL ? get_setting(st->keylog_filename, context)
+                                       : NULL;
+    bool has = message != NULL || keylog != NULL;
+    Py_XDECREF(keylog);
+    Py_XDECREF(message);
+    return has;
+}
+
 /* ---- what the short way takes ---- */
 
 /* The SSLContext.wrap_bio that ssl came with; NULL: somebody has put another one in
  * its place. */
 static PyObject *
-own_wrap_bio(UvtTlsState *st, PyObject *ssl)
+own_wrap_bio(UvtTlsState *st)
 {
     PyObject *method = PyObject_GetAttr(st->context_type, st->str_wrap_bio);
-    if (method != NULL
-        && (!PyFunction_Check(method)
-            || PyFunction_GetGlobals(method) != PyModule_GetDict(ssl))) {
+    if (!is_own_function(st, method)) {
         Py_CLEAR(method);
     }
     PyErr_Clear();
@@ -27,7 +86,13 @@ own_wrap_bio(UvtTlsState *st, PyObject *ssl)
 int
 uvt_tls_prepare_wrap(UvtTlsState *st, PyObject *ssl)
 {
-    Py_XSETREF(st->wrap_bio, own_wrap_bio(st, ssl));
+    Py_XSETREF(st->globals, Py_NewRef(PyModule_GetDict(ssl)));
+    Py_XSETREF(st->wrap_bio, own_wrap_bio(st));
+    Py_XSETREF(st->msg_callback, PyObject_GetAttrString(st->low_context_type,
+                                                        "_msg_callback"));
+    Py_XSETREF(st->keylog_filename, PyObject_GetAttrString(st->low_context_type,
+                                                           "keylog_filename"));
+    PyErr_Clear();          /* a Python without them */
     Py_XSETREF(st->incoming, PyObject_CallNoArgs(st->memory_bio));
     if (st->incoming == NULL) {
         return -1;
@@ -54,7 +119,7 @@ is_plain(UvtTlsState *st, PyObject *context)
                           : PyObject_GetAttr(context, st->str_sslobject_class);
     plain = method != NULL && PyMethod_Check(method)
         && PyMethod_GET_FUNCTION(method) == st->wrap_bio
-        && type == st->object_type;
+        && type == st->object_type && has_own_methods(st);
     PyErr_Clear();
     Py_XDECREF(type);
     Py_XDECREF(method);
@@ -88,6 +153,21 @@ wrap_short(UvtTls *self, PyObject *context)
 
 /* ---- the backend ---- */
 
+bool
+uvt_tls_probe(UvtTlsState *st)
+{
+    /* PROTOCOL_TLS_SERVER, which needs no certificate yet. */
+    PyObject *context = PyObject_CallFunction(st->low_context_type, "i", 17);
+    PyObject *sslobj = context == NULL ? NULL : PyObject_CallMethod(
+        context, "_wrap_bio", "OOOO", st->incoming, st->outgoing, Py_True, Py_None);
+    bool found = sslobj != NULL && (PyObject *)Py_TYPE(sslobj) == st->sslobj_type
+        && uvt_openssl_ssl_of(st->openssl, sslobj, context) != NULL;
+    PyErr_Clear();
+    Py_XDECREF(sslobj);
+    Py_XDECREF(context);
+    return found;
+}
+
 /* 1: OpenSSL is called directly, on the target.  0, -1: as uvt_tls_make_direct. */
 static int
 try_direct(UvtTls *self)
@@ -102,7 +182,8 @@ try_direct(UvtTls *self)
     if (context == NULL) {
         return -1;
     }
-    direct = uvt_tls_make_direct(self, self->target, context);
+    direct = has_debug_callbacks(self->st, context)
+        ? 0 : uvt_tls_make_direct(self, self->target, context);
     Py_DECREF(context);
     return direct;
 }
@@ -149,7 +230,8 @@ static int
 choose(UvtTls *self, PyObject *incoming, PyObject *outgoing)
 {
     int direct = 0;
-    if ((PyObject *)Py_TYPE(self->object) == self->st->object_type) {
+    if ((PyObject *)Py_TYPE(self->object) == self->st->object_type
+        && has_own_methods(self->st)) {
         self->target = PyObject_GetAttr(self->object, self->st->str__sslobj);
         direct = self->target == NULL ? -1 : try_direct(self);
     }
