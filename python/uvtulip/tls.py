@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from . import _transports
+from .cleanup import close_quietly
 from .secure import TLS
 from .serve import ServingLoop
 
@@ -77,6 +78,10 @@ class TLSLoop(ServingLoop):
         link: Any = secured._link()
         # Nothing may come before the link knows its transport.
         below.pause_reading()
+        if getattr(below, "_protocol_paused", False) and (
+            below.get_protocol() is protocol
+        ):
+            secured._take_pause()
         below.set_protocol(link)
         steps = [self.call_soon(link.connection_made, below)]
         if unread := _take_unread(protocol):
@@ -85,9 +90,9 @@ class TLSLoop(ServingLoop):
         try:
             await waiter
         except BaseException:
-            below.close()
             for step in steps:
                 step.cancel()
+            close_quietly(below)
             raise
         finally:
             del waiter  # It has the exception, and that this frame.

@@ -136,10 +136,14 @@ set_limits(TulipStream *self, PyObject *args, PyObject *kwds)
         || !tulip_parse_limits(args, kwds, &rare->high, &rare->low)) {
         return NULL;
     }
-    if (self->queued > rare->high && tulip_stream_on_thread(self)) {
-        tulip_stream_flush(self);
+    if (tulip_stream_on_thread(self)) {
+        /* What is left then waits for the kernel, which ends in a look whether to
+         * resume; in another thread, what is queued would be sent without one. */
+        if (self->queued > rare->high) {
+            tulip_stream_flush(self);
+        }
+        tulip_stream_maybe_pause(self);
     }
-    tulip_stream_maybe_pause(self);
     Py_RETURN_NONE;
 }
 

@@ -350,7 +350,8 @@ tls_set_protocol(TulipTLS *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *protocol = tulip_only_arg("set_protocol", "protocol", args, nargs,
                                         kwnames);
     if (protocol == NULL || !tulip_tls_check_thread(self)
-        || tulip_tls_use_protocol(self, protocol) < 0) {
+        || (self->phase != TULIP_TLS_LOST      /* the old one hears of that */
+            && tulip_tls_use_protocol(self, protocol) < 0)) {
         return NULL;
     }
     Py_RETURN_NONE;

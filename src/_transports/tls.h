@@ -27,7 +27,7 @@ typedef enum TulipTLSPhase {
     TULIP_TLS_FLUSHING,         /* close() was called, something waits */
     TULIP_TLS_SHUTDOWN,         /* close_notify is sent, the peer's awaited */
     TULIP_TLS_DONE,             /* nothing goes through any more; */
-    TULIP_TLS_LOST,             /* and connection_lost was called */
+    TULIP_TLS_LOST,             /* and connection_lost comes soon, or has come */
 } TulipTLSPhase;
 
 /* State, in TulipTLS.flags. */
@@ -53,6 +53,7 @@ enum {
     TLS_KEEPS = 1 << 18,        /* the context wants the session at the end */
     TLS_SERVER = 1 << 19,       /* the peer begins the handshake */
     TLS_PEER_DONE = 1 << 20,    /* its close_notify was read */
+    TLS_LOOKS = 1 << 21,        /* a callback looks whether writing may go on */
 };
 
 /* Plaintext that waits: bytes objects, and the parts of them. */
@@ -172,6 +173,9 @@ extern PyMethodDef tulip_tls_read_methods[];
 
 /* Sends what the engine has put out.  Never leaves an exception set. */
 void tulip_tls_send_output(TulipTLS *self);
+/* The same because of an error, which is the caller's to tell: what is not sent by
+ * this is lost.  Keeps an exception that is set. */
+void tulip_tls_send_last(TulipTLS *self);
 /* Encrypts and sends what waits, as far as the one below takes it. */
 void tulip_tls_flush(TulipTLS *self);
 void tulip_tls_drop_queue(TulipTLS *self);
@@ -182,6 +186,15 @@ extern PyMethodDef tulip_tls_write_methods[];
 size_t tulip_tls_buffered(const TulipTLS *self);
 void tulip_tls_maybe_pause(TulipTLS *self);
 void tulip_tls_maybe_resume(TulipTLS *self);
+/* The same soon, if there is something to resume. */
+void tulip_tls_resume_soon(TulipTLS *self);
+static inline void
+tulip_tls_look(TulipTLS *self)
+{
+    if (self->flags & TLS_WRITING_PAUSED) {
+        tulip_tls_resume_soon(self);
+    }
+}
 extern PyMethodDef tulip_tls_flow_methods[];
 
 /* ---- tls_info.c ---- */

@@ -41,17 +41,64 @@ tulip_tls_maybe_pause(TulipTLS *self)
     }
 }
 
+/* Not before the program has a transport that it could write to. */
+static bool
+may_resume(const TulipTLS *self)
+{
+    return (self->flags & (TLS_WRITING_PAUSED | TLS_HELD)) == TLS_WRITING_PAUSED
+        && self->phase >= TULIP_TLS_OPEN && self->phase < TULIP_TLS_DONE
+        && self->protocol != NULL && tulip_tls_buffered(self) <= self->low;
+}
+
 void
 tulip_tls_maybe_resume(TulipTLS *self)
 {
-    if ((self->flags & TLS_WRITING_PAUSED) && self->protocol != NULL
-        && tulip_tls_buffered(self) <= self->low) {
+    if (may_resume(self)) {
         self->flags &= ~(unsigned)TLS_WRITING_PAUSED;
         finish_call(self,
                     tulip_tls_call(self, self->loop->st->str_resume_writing,
                                    NULL),
                     "protocol.resume_writing() failed");
     }
+}
+
+static void
+look(PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    TulipTLS *self = (TulipTLS *)owner;
+    self->flags &= ~(unsigned)TLS_LOOKS;
+    tulip_tls_maybe_resume(self);
+}
+
+void
+tulip_tls_resume_soon(TulipTLS *self)
+{
+    if ((self->flags & TLS_LOOKS) || !may_resume(self)
+        || (self->stream != NULL && (self->stream->flags & TULIP_IN_CALLBACK))) {
+        return;     /* at the end of that callback */
+    }
+    self->flags |= TLS_LOOKS;
+    if (tulip_loop_call_soon_c(self->loop, look, (PyObject *)self, NULL) < 0) {
+        self->flags &= ~(unsigned)TLS_LOOKS;
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+}
+
+/* What only waits for the end of a callback does not count. */
+static void
+send_now(TulipTLS *self)
+{
+    tulip_tls_enter(self);
+    if (self->stream != NULL) {
+        tulip_stream_flush(self->stream);
+    }
+    else {
+        tulip_tls_flush(self);
+    }
+    if (self->engine != NULL && self->engine->out_len > 0) {
+        tulip_tls_send_output(self);
+    }
+    tulip_tls_leave(self);
 }
 
 static bool
@@ -72,8 +119,12 @@ set_limits(TulipTLS *self, PyObject *args, PyObject *kwds)
     }
     self->high = high;
     self->low = low;
+    if (self->phase < TULIP_TLS_DONE && self->under != NULL
+        && tulip_tls_buffered(self) > high) {
+        send_now(self);
+    }
     tulip_tls_maybe_pause(self);
-    tulip_tls_maybe_resume(self);
+    tulip_tls_look(self);
     Py_RETURN_NONE;
 }
 
@@ -106,6 +157,7 @@ get_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     if (self->waiting > 0 && self->stream != NULL
         && tulip_stream_on_thread(self->stream)) {
         tulip_stream_flush(self->stream);
+        tulip_tls_look(self);
     }
     return PyLong_FromSize_t(tulip_tls_buffered(self));
 }
@@ -156,7 +208,21 @@ get_read_size(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(self->engine != NULL ? uvt_tls_unread(self->engine) : 0);
 }
 
+PyDoc_STRVAR(take_pause_doc,
+"_take_pause($self, /)\n--\n\n"
+"The transport below has called the protocol's pause_writing(); from now on it is\n"
+"for this one to call resume_writing().");
+
+static PyObject *
+take_pause(TulipTLS *self, PyObject *Py_UNUSED(ignored))
+{
+    UVT_LOCKED(tulip_lock(self->loop));
+    self->flags |= TLS_WRITING_PAUSED;
+    Py_RETURN_NONE;
+}
+
 PyMethodDef tulip_tls_flow_methods[] = {
+    {"_take_pause", (PyCFunction)take_pause, METH_NOARGS, take_pause_doc},
     {"set_read_buffer_limits", (PyCFunction)(void (*)(void))set_read_limits,
      METH_VARARGS | METH_KEYWORDS, set_read_limits_doc},
     {"get_read_buffer_limits", (PyCFunction)get_read_limits, METH_NOARGS,

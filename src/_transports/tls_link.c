@@ -52,9 +52,11 @@ void
 tulip_layer_flush(PyObject *link)
 {
     TulipTLS *tls = tls_of(link);
-    if (tls != NULL && (tls->waiting > 0 || tls->phase == TULIP_TLS_FLUSHING)) {
+    if (tls != NULL && (tls->waiting > 0 || tls->phase == TULIP_TLS_FLUSHING
+                        || (tls->flags & TLS_WRITING_PAUSED))) {
         Py_INCREF(tls);
         tulip_tls_flush(tls);
+        tulip_tls_look(tls);
         Py_DECREF(tls);
     }
 }

@@ -2,8 +2,10 @@
  * functions run attached, on the loop's thread; their callers own a reference to
  * the transport, which any call of Python may have closed or aborted.
  *
- * connection_lost() of the protocol is called when the transport below says that
- * it is lost, and only then: there is no other way to the end.
+ * connection_lost() of the protocol is called after the transport below has said
+ * that it is lost, and only then: there is no other way to the end.  It comes as many
+ * turns of the loop later as asyncio's: who is woken by the end of the stream may
+ * still write, and wait for that.
  */
 #include "tls.h"
 #include <errno.h>
@@ -37,16 +39,16 @@ start_timer(TulipTLS *self, double seconds, TulipCFunction function)
     }
 }
 
-/* Takes the raised exception, for the log and for who waits. */
+/* Takes the raised exception, for the log and for who waits: who gets it before the
+ * transport below tells that it is lost. */
 static void
 handshake_failed(TulipTLS *self, const char *message)
 {
     PyObject *exc = PyErr_GetRaisedException();
     stop_timer(self);
-    PyErr_SetRaisedException(Py_NewRef(exc));
-    tulip_tls_fatal(self, message);
     tulip_tls_wake_waiter(self, exc);
-    Py_DECREF(exc);
+    PyErr_SetRaisedException(exc);
+    tulip_tls_fatal(self, message);
 }
 
 static void
@@ -147,9 +149,7 @@ handshake_done(TulipTLS *self)
         result = tulip_tls_call(self, self->loop->st->str_connection_made,
                                 (PyObject *)self);
         if (result == NULL) {
-            PyObject *exc = PyErr_GetRaisedException();
-            tulip_tls_send_output(self);        /* the peer's handshake was good */
-            PyErr_SetRaisedException(exc);
+            tulip_tls_send_last(self);          /* the peer's handshake was good */
             tulip_tls_fatal(self, tulip_tls_failed);
             return;
         }
@@ -175,7 +175,10 @@ tulip_tls_handshake(TulipTLS *self)
     tulip_tls_enter(self);
     status = uvt_tls_handshake(self->engine);
     exc = status == UVT_TLS_ERROR ? PyErr_GetRaisedException() : NULL;
-    if (status != UVT_TLS_OK) {
+    if (status == UVT_TLS_ERROR) {
+        tulip_tls_send_last(self);      /* an alert says why */
+    }
+    else if (status != UVT_TLS_OK) {
         tulip_tls_send_output(self);
     }
     if (self->phase == TULIP_TLS_HANDSHAKE) {
@@ -202,10 +205,13 @@ tulip_tls_handshake(TulipTLS *self)
 /* ---- closing ---- */
 
 static void
-close_under(TulipTLS *self)
+close_below(PyObject *owner, PyObject *Py_UNUSED(arg))
 {
+    TulipTLS *self = (TulipTLS *)owner;
     PyObject *result;
-    self->phase = TULIP_TLS_DONE;
+    if (self->phase == TULIP_TLS_LOST) {
+        return;
+    }
     if (self->stream != NULL) {
         if (tulip_stream_begin_close(self->stream) < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
@@ -218,6 +224,21 @@ close_under(TulipTLS *self)
                           self->protocol, NULL);
     }
     Py_XDECREF(result);
+}
+
+/* Both sides have said that they are done.  After the bare end of the stream, asyncio
+ * closes at once. */
+static void
+close_under(TulipTLS *self)
+{
+    self->phase = TULIP_TLS_DONE;
+    if (self->flags & TLS_UNDER_EOF) {
+        close_below((PyObject *)self, NULL);
+    }
+    else if (tulip_loop_call_soon_c(self->loop, close_below, (PyObject *)self,
+                                    NULL) < 0) {
+        tulip_tls_fatal(self, tulip_tls_failed);
+    }
 }
 
 /* Everything is sent: say so, and wait for the peer's close_notify. */
@@ -244,7 +265,7 @@ begin_shutdown(TulipTLS *self)
     }
     tulip_tls_send_output(self);
     if (self->phase == TULIP_TLS_SHUTDOWN && status != UVT_TLS_WANT) {
-        close_under(self);      /* both sides have said that they are done */
+        close_under(self);
     }
 }
 
@@ -363,25 +384,31 @@ keep_session(TulipTLS *self)
 }
 
 static void
-lose(PyObject *owner, PyObject *exc)
+tell_lost(PyObject *owner, PyObject *exc)
 {
-    tulip_tls_lost((TulipTLS *)owner, exc);
+    TulipTLS *self = (TulipTLS *)owner;
+    if ((self->flags & TLS_MADE) && self->protocol != NULL) {
+        PyObject *result;
+        self->flags &= ~(unsigned)TLS_MADE;
+        result = tulip_tls_call(self, self->loop->st->str_connection_lost,
+                                exc != NULL ? exc : Py_None);
+        if (result == NULL) {
+            tulip_loop_report(self->loop,
+                              "Exception in callback protocol.connection_lost()",
+                              owner, self->protocol, NULL);
+        }
+        Py_XDECREF(result);
+    }
+    Py_CLEAR(self->get_buffer);
+    Py_CLEAR(self->receive);
+    Py_CLEAR(self->protocol);
 }
 
 void
 tulip_tls_lost(TulipTLS *self, PyObject *exc)
 {
-    PyObject *result, *early = NULL;
+    PyObject *early = NULL;
     if (self->phase == TULIP_TLS_LOST) {
-        return;
-    }
-    if (self->calls > 0) {
-        /* From inside of a call of the protocol: not in the middle of it. */
-        self->phase = TULIP_TLS_DONE;
-        self->flags |= TLS_CLOSED;
-        if (tulip_loop_call_soon_c(self->loop, lose, (PyObject *)self, exc) < 0) {
-            PyErr_WriteUnraisable((PyObject *)self);
-        }
         return;
     }
     tulip_tls_enter(self);
@@ -394,16 +421,12 @@ tulip_tls_lost(TulipTLS *self, PyObject *exc)
         == (TLS_KEEPS | TLS_CONNECTED)) {
         keep_session(self);
     }
-    if ((self->flags & TLS_MADE) && self->protocol != NULL) {
-        self->flags &= ~(unsigned)TLS_MADE;
-        result = tulip_tls_call(self, self->loop->st->str_connection_lost,
-                                exc != NULL ? exc : Py_None);
-        if (result == NULL) {
-            tulip_loop_report(self->loop,
-                              "Exception in callback protocol.connection_lost()",
-                              (PyObject *)self, self->protocol, NULL);
-        }
-        Py_XDECREF(result);
+    if (!(self->flags & TLS_MADE)) {
+        tell_lost((PyObject *)self, exc);
+    }
+    else if (tulip_loop_call_soon_c(self->loop, tell_lost, (PyObject *)self,
+                                    exc) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
     }
     if (self->waiter != NULL && exc == NULL) {
         early = new_error(PyExc_ConnectionAbortedError, ECONNABORTED,
@@ -411,8 +434,5 @@ tulip_tls_lost(TulipTLS *self, PyObject *exc)
     }
     tulip_tls_wake_waiter(self, exc != NULL ? exc : early);
     Py_XDECREF(early);
-    Py_CLEAR(self->get_buffer);
-    Py_CLEAR(self->receive);
-    Py_CLEAR(self->protocol);
     tulip_tls_leave(self);
 }

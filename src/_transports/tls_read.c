@@ -248,9 +248,7 @@ read_data(TulipTLS *self)
                                             : read_bytes(self);
     }
     if (status == UVT_TLS_ERROR) {
-        PyObject *exc = PyErr_GetRaisedException();
-        tulip_tls_send_output(self);        /* an alert says why */
-        PyErr_SetRaisedException(exc);
+        tulip_tls_send_last(self);          /* an alert says why */
         tulip_tls_fatal(self, tulip_tls_failed);
         return;
     }
@@ -280,11 +278,13 @@ tulip_tls_discard(TulipTLS *self)
 }
 
 /* What reading has put out, session tickets and answers to key updates, in one piece
- * with what the protocol has written meanwhile. */
+ * with what the protocol has written meanwhile.  What was written before may have
+ * waited for something to be read: a part of another handshake. */
 static void
 send_answers(TulipTLS *self)
 {
-    if (self->phase == TULIP_TLS_OPEN && self->engine->out_len > 0) {
+    if ((self->phase == TULIP_TLS_OPEN && self->engine->out_len > 0)
+        || self->waiting > 0) {
         tulip_tls_flush(self);
     }
     if (self->phase == TULIP_TLS_OPEN && self->engine->out_len > 0) {
@@ -340,6 +340,7 @@ tulip_tls_process(TulipTLS *self)
         process(self);
     }
     self->flags &= ~(unsigned)TLS_READING_NOW;
+    tulip_tls_look(self);
     tulip_tls_leave(self);
 }
 

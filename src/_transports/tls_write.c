@@ -192,6 +192,32 @@ tulip_tls_send_output(TulipTLS *self)
     }
 }
 
+void
+tulip_tls_send_last(TulipTLS *self)
+{
+    UvtTls *engine = self->engine;
+    const TulipStream *stream = self->stream;
+    PyObject *raised = PyErr_GetRaisedException();
+    if (engine->out_len == 0) {
+        /* nothing to say */
+    }
+    else if (stream == NULL) {
+        if (write_to_stranger(self, engine->out, engine->out_len) < 0) {
+            PyErr_Clear();
+        }
+    }
+    else if (stream->sending == NULL && stream->queued == 0 && stream->uv != NULL
+             && !(stream->flags & TULIP_LOST)
+             && !uv_is_closing((uv_handle_t *)stream->uv)) {
+        uv_buf_t buf = uv_buf_init(engine->out, (unsigned)engine->out_len);
+        (void)uv_try_write(stream->uv, &buf, 1);
+    }
+    uvt_tls_clear_output(engine);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+}
+
 /* ---- encrypting ---- */
 
 /* The loop's memory for it; while that is in use, or when it is not there yet, a
@@ -327,6 +353,7 @@ tulip_tls_flush(TulipTLS *self)
     if (self->phase == TULIP_TLS_FLUSHING && self->waiting == 0) {
         tulip_tls_go_on_closing(self);
     }
+    tulip_tls_look(self);
     tulip_tls_leave(self);
 }
 

@@ -299,8 +299,8 @@ on_written(uv_write_t *req, int status)
                               tulip_write_failed(self));
     }
     else {
-        tulip_stream_flush(self);
         self->flags |= TULIP_IN_CALLBACK;
+        tulip_stream_flush(self);
         tulip_stream_maybe_resume(self);
         if ((self->flags & TULIP_LAYERED) && self->protocol != NULL) {
             PyObject *link = Py_NewRef(self->protocol);

@@ -1,5 +1,5 @@
-"""A peer that speaks no TLS, or wrongly, ends the connection at once, with the error that
-the ssl module has for it; and what fails first is what the caller gets."""
+"""A peer that speaks no TLS, or wrongly, ends the connection at once, with the error
+that the ssl module has for it; and what fails first is what the caller gets."""
 
 import asyncio
 import contextlib
