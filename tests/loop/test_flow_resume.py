@@ -96,9 +96,7 @@ async def connect(protocol, kind):
     for sock in ours, theirs:
         sock.setblocking(False)
     if not kind.startswith("tls"):
-        make = (
-            loop.create_unix_connection if kind == "unix" else loop.create_connection
-        )
+        make = loop.create_unix_connection if kind == "unix" else loop.create_connection
         transport, _ = await make(lambda: protocol, sock=ours)
         return transport, theirs, reader_of(theirs)
     context = server_context()

@@ -344,7 +344,9 @@ class Awkward(asyncio.Transport):
         self.call("close")
 
 
-@pytest.mark.parametrize("broken", [["close"], ["abort"], ["write"], ["close", "write"]])
+@pytest.mark.parametrize(
+    "broken", [["close"], ["abort"], ["write"], ["close", "write"]]
+)
 def test_a_transport_below_that_fails_while_cleaning_up(broken):
     async def main():
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import functools
 import ssl
 import sys
 import types
+from typing import ClassVar
 
 import pytest
 
@@ -243,7 +244,7 @@ def test_a_patched_method_of_sslobject(monkeypatch, name, server_side):
 
 
 class Counting(ssl.SSLObject):
-    calls: list = []
+    calls: ClassVar[list[str]] = []
 
 
 for _name in METHODS:
