@@ -75,8 +75,10 @@ send_by_libuv(TulipDatagram *self)
 {
     TulipPacket *packet = self->queue + self->first;
     TulipSend *sending = PyMem_Malloc(sizeof(TulipSend));
-    uv_buf_t buf = uv_buf_init(PyBytes_AS_STRING(packet->data),
-                               (unsigned)PyBytes_GET_SIZE(packet->data));
+    uv_buf_t buf = {
+        .base = PyBytes_AS_STRING(packet->data),
+        .len = (size_t)PyBytes_GET_SIZE(packet->data),
+    };
     int rc;
     if (sending == NULL) {
         return UV_ENOMEM;

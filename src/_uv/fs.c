@@ -25,17 +25,21 @@ request_clean(uv_fs_t *req)
 /* ---- at once ---- */
 
 /* A read that a signal has interrupted is begun again after the signal's
- * handler has run; libuv itself does that for the other operations. */
-static int
+ * handler has run; libuv itself does that for the other operations.  What libuv
+ * returns is an int, which a count of 2 GiB or more does not fit into: the result
+ * stands in the request, or is still 0 when libuv has refused the operation. */
+static ssize_t
 run_once(const UvtFsOp *op, UvtFsCall *call, uv_fs_t *req)
 {
-    int rc;
+    ssize_t result;
     do {
+        int rc;
         Py_BEGIN_ALLOW_THREADS
         rc = op->start(NULL, call, req, NULL);
         Py_END_ALLOW_THREADS
-    } while (rc == UV_EINTR && PyErr_CheckSignals() == 0);
-    return rc;
+        result = req->result != 0 ? (ssize_t)req->result : rc;
+    } while (result == UV_EINTR && PyErr_CheckSignals() == 0);
+    return result;
 }
 
 static PyObject *
@@ -44,7 +48,7 @@ run_now(UvtState *st, const UvtFsOp *op, PyObject *const *given)
     UvtFsCall call = {0};
     uv_fs_t req;
     PyObject *result = NULL, *exc;
-    int rc;
+    ssize_t rc;
 
     if (uvt_fs_arguments(st, op, given, &call)) {
         memset(&req, 0, sizeof(req));
@@ -53,7 +57,7 @@ run_now(UvtState *st, const UvtFsOp *op, PyObject *const *given)
             result = op->result(st, &call, &req);
         }
         else if (!PyErr_Occurred()) {
-            uvt_raise(st, UVT_EXC_FS, rc, op->call);
+            uvt_raise(st, UVT_EXC_FS, (int)rc, op->call);
         }
         request_clean(&req);
     }
