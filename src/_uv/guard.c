@@ -10,6 +10,7 @@
  * first to the next node.
  */
 #include "handle.h"
+#include "listen.h"
 #include "loop.h"
 #include "process.h"
 #include "uvpoll.h"
@@ -68,7 +69,8 @@ find_box(UvtCore *core, const uv__io_t *watcher)
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
         const char *begin = (const char *)&box->uv;
         const char *end = begin + uv_handle_size(box->uv.handle.type);
-        if ((const char *)watcher >= begin && (const char *)watcher < end) {
+        if (((const char *)watcher >= begin && (const char *)watcher < end)
+            || watcher == uvt_listener_watcher(box)) {
             return box;
         }
     }

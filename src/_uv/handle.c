@@ -10,7 +10,9 @@
 #include "args.h"
 #include "consumer.h"
 #include "errors.h"
+#include "listen.h"
 #include "loop.h"
+#include "pipe.h"
 #include "request.h"
 #include "uvpoll.h"
 #include "process.h"
@@ -180,6 +182,10 @@ uvt_box_close(UvtBox *box)
         uvt_signal_unwatch(&box->uv.signal);
     }
     uvt_timer_forget(box->uv.handle.loop->data, box);
+    if (box->uv.handle.type == UV_NAMED_PIPE) {
+        uvt_pipe_file_remove(box);
+    }
+    uvt_listener_close(box);
     if (box->uv.handle.type == UV_PROCESS) {
         uvt_sigchld_save(&before);
         uv_close(&box->uv.handle, uvt_on_closed);

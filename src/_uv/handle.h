@@ -29,6 +29,8 @@ typedef struct UvtBox {
     unsigned timer_pass;            /* Timer: in which it was started */
     struct UvtBox *next_aside;
     unsigned signals_seen;          /* Signal: of its number (signal_count.c) */
+    struct UvtListener *listener;   /* listen.c; NULL: it does not listen */
+    struct UvtPipeFile *file;       /* pipe_file.c; NULL: no path was bound */
     union {                         /* only as large as its type needs */
         uv_handle_t handle;
         uv_stream_t stream;
@@ -72,6 +74,8 @@ typedef struct UvtHandle {
     bool unwatchable;               /* Pipe: a device that epoll refuses */
     bool reads_into;                /* Stream: buffers of the program's */
     bool loose;                     /* its consumer alone does not keep it */
+    bool blocks;                    /* Stream: its descriptor does, when it writes */
+    bool dry;                       /* Stream, UDP: the last read found nothing */
     int fd;                         /* Poll: the watched descriptor; else -1 */
 } UvtHandle;
 

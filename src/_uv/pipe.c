@@ -1,7 +1,7 @@
 /* uv.Pipe: a UNIX stream socket, and pipes, FIFOs and terminals that are opened.
  * All functions run on the loop's thread, attached.  The handle owns its
  * descriptor, also one that it took over by open(), and removes the file that
- * bind() made when it is closed.
+ * bind() made when it is closed (pipe_file.c).
  */
 #include "args.h"
 #include "errors.h"
@@ -73,29 +73,6 @@ pipe_open(UvtHandle *self, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(chmod_doc,
-"chmod($self, flags, /)\n--\n\n"
-"Let every user read from the bound path (UV_READABLE), write to it\n"
-"(UV_WRITABLE), or both; newer libuv takes away what is not given.\n\n"
-"Raises TypeError, ValueError, HandleClosedError, PipeError (EBADF: not bound;\n"
-"EINVAL: other flags).");
-
-static PyObject *
-pipe_chmod(UvtHandle *self, PyObject *arg)
-{
-    UVT_LOCKED(self->lock);
-    int flags, rc;
-    if (!uvt_arg_int("Pipe.chmod", "flags", arg, 0, INT_MAX, &flags)
-        || !uvt_handle_check_free(self, "Pipe.chmod")) {
-        return NULL;
-    }
-    rc = uv_pipe_chmod(&self->box->uv.pipe, flags);
-    if (rc < 0) {
-        return uvt_handle_raise(self, rc, "uv_pipe_chmod");
-    }
-    Py_RETURN_NONE;
-}
-
 PyDoc_STRVAR(pending_instances_doc,
 "pending_instances($self, count, /)\n--\n\n"
 "How many connections Windows prepares; nothing elsewhere.\n\n"
@@ -136,7 +113,7 @@ static PyMethodDef pipe_methods[] = {
      uvt_pipe_getsockname_doc},
     {"getpeername", (PyCFunction)uvt_pipe_getpeername, METH_NOARGS,
      uvt_pipe_getpeername_doc},
-    {"chmod", (PyCFunction)pipe_chmod, METH_O, chmod_doc},
+    {"chmod", (PyCFunction)uvt_pipe_chmod, METH_O, uvt_pipe_chmod_doc},
     {"pending_instances", (PyCFunction)pipe_pending_instances, METH_O,
      pending_instances_doc},
     {"write", (PyCFunction)(void (*)(void))uvt_pipe_write, METH_FASTCALL,

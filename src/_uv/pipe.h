@@ -31,4 +31,13 @@ UVT_CHECKED int uvt_abstract_bind(uv_pipe_t *uv, const char *name, size_t size);
 UVT_CHECKED int uvt_abstract_connect(UvtHandle *self, PyObject *callback,
                                      const char *name, size_t size);
 
+/* pipe_file.c: what bind() makes.  A new one is for the name that is about to be
+ * bound (NULL: no memory), and the box's once that is done; it is removed before the
+ * box is closed. */
+struct UvtPipeFile *uvt_pipe_file_new(const char *name);
+void uvt_pipe_file_bound(UvtBox *box, struct UvtPipeFile *file);
+void uvt_pipe_file_remove(UvtBox *box);
+PyObject *uvt_pipe_chmod(UvtHandle *self, PyObject *flags);
+extern const char uvt_pipe_chmod_doc[];
+
 #endif

@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "loop.h"
 #include "pipe.h"
+#include "task.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -84,6 +85,25 @@ const char uvt_pipe_try_write2_doc[] =
 "byte.  Returns how many bytes were sent.\n\n"
 "Raises as write() with a handle, and EAGAIN when nothing can be sent now.";
 
+/* uv_try_write2(), with others running while it blocks. */
+static int
+try_write2(UvtHandle *self, const UvtBuffers *buffers, UvtHandle *sent)
+{
+    UvtLoop *loop = self->loop;
+    bool blocks = self->blocks;
+    UvtBlocking blocking = {0};
+    int rc;
+    if (blocks) {
+        blocking = uvt_blocking_begin(loop);
+    }
+    rc = uv_try_write2(&self->box->uv.stream, buffers->iov,
+                       (unsigned)buffers->count, &sent->box->uv.stream);
+    if (blocks) {
+        uvt_blocking_end(loop, blocking);
+    }
+    return rc;
+}
+
 PyObject *
 uvt_pipe_try_write2(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -108,8 +128,7 @@ uvt_pipe_try_write2(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
                         "Pipe.try_write2(): a handle needs data to go with");
         return NULL;
     }
-    rc = uv_try_write2(&self->box->uv.stream, buffers.iov,
-                       (unsigned)buffers.count, &sent->box->uv.stream);
+    rc = try_write2(self, &buffers, sent);
     uvt_buffers_release(&buffers);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_try_write2");

@@ -80,8 +80,8 @@ bind_to(uv_pipe_t *uv, PyObject *name)
 const char uvt_pipe_bind_doc[] =
 "bind($self, name, /)\n--\n\n"
 "Bind to a path (str, bytes or os.PathLike), which must not exist and is removed\n"
-"when the handle is closed.  With a leading NUL it is an abstract name of Linux,\n"
-"which is no file.\n\n"
+"when the handle is closed, unless another file has taken its place.  With a\n"
+"leading NUL it is an abstract name of Linux, which is no file.\n\n"
 "Raises TypeError, ValueError (an empty or impossible name), HandleClosedError,\n"
 "PipeError (EADDRINUSE; EACCES: also when a directory is missing; ENAMETOOLONG;\n"
 "EINVAL: bound, opened or connected already).";
@@ -90,6 +90,7 @@ PyObject *
 uvt_pipe_bind(UvtHandle *self, PyObject *arg)
 {
     UVT_LOCKED(self->lock);
+    struct UvtPipeFile *file = NULL;
     PyObject *name;
     int rc;
     if (!uvt_handle_check_free(self, "Pipe.bind")) {
@@ -104,10 +105,21 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
         Py_DECREF(name);
         return NULL;
     }
+    if (PyBytes_AS_STRING(name)[0] != '\0') {
+        file = uvt_pipe_file_new(PyBytes_AS_STRING(name));
+        if (file == NULL) {
+            Py_DECREF(name);
+            return PyErr_NoMemory();
+        }
+    }
     rc = bind_to(&self->box->uv.pipe, name);
     Py_DECREF(name);
     if (rc < 0) {
+        PyMem_RawFree(file);
         return uvt_handle_raise(self, rc, "uv_pipe_bind");
+    }
+    if (file != NULL) {
+        uvt_pipe_file_bound(self->box, file);
     }
     uvt_guard_fresh(self);
     Py_RETURN_NONE;

@@ -15,6 +15,7 @@
 #include "uvpoll.h"
 #include "args.h"
 #include "consumer.h"
+#include "descriptor.h"
 #include "errors.h"
 #include "handle.h"
 #include "loop.h"
@@ -30,6 +31,9 @@
 /* Every so many events the descriptor is checked to be open: a closed one
  * whose file lives on would be reported for ever. */
 #define CHECK_EVERY 32
+
+/* So many reports of an error that stays as it is are enough. */
+#define ERRORS_MOST 8
 
 /* ---- watching ---- */
 
@@ -91,15 +95,19 @@ uvt_poll_stop(uv_poll_t *poll)
     }
 }
 
+static bool
+is_watched_file(const UvtPoll *poll)
+{
+    struct stat st;
+    return fstat(poll->uv.io_watcher.fd, &st) == 0
+        && st.st_dev == poll->watched_device && st.st_ino == poll->watched_inode;
+}
+
 bool
 uvt_poll_is_stale(const uv_poll_t *uv)
 {
-    const UvtPoll *poll = (const UvtPoll *)uv;
-    struct stat st;
     return uv_is_active((const uv_handle_t *)uv)
-        && (fstat(uv->io_watcher.fd, &st) < 0
-            || st.st_dev != poll->watched_device
-            || st.st_ino != poll->watched_inode);
+        && !is_watched_file((const UvtPoll *)uv);
 }
 
 /* What is_stale() compares with; a descriptor that is none fails soon. */
@@ -115,10 +123,10 @@ note_file(UvtPoll *poll)
 
 static void on_poll(uv_poll_t *uv, int status, int events);
 
-/* A libuv status; below 0 the Poll is stopped. */
-static int
-watch(uv_poll_t *poll, int events)
+int
+uvt_poll_watch(UvtPoll *self, int events, uv_poll_cb callback)
 {
+    uv_poll_t *poll = &self->uv;
     uv_loop_t *loop = poll->loop;
     int fd = poll->io_watcher.fd, rc;
     const uv__io_t *watcher = watcher_of(loop, fd);
@@ -135,7 +143,7 @@ watch(uv_poll_t *poll, int events)
     if (watcher != NULL && watcher != &poll->io_watcher) {
         return UV_EEXIST;
     }
-    note_file((UvtPoll *)poll);
+    note_file(self);
     stale = poll->io_watcher.events != 0 && !unregister(loop, fd);
     if (epoll_ctl(loop->backend_fd, EPOLL_CTL_ADD, fd, &trial) < 0
         && errno != EEXIST) {
@@ -143,7 +151,7 @@ watch(uv_poll_t *poll, int events)
         (void)uv_poll_stop(poll);
     }
     else {
-        rc = uv_poll_start(poll, events, on_poll);  /* takes the trial out */
+        rc = uv_poll_start(poll, events, callback);     /* takes the trial out */
     }
     if (stale) {
         replace_epoll(loop);
@@ -165,9 +173,10 @@ uvt_poll_start(UvtHandle *self, int events)
         uvt_poll_stop(&poll->uv);
     }
     else {
-        rc = watch(&poll->uv, events);
+        rc = uvt_poll_watch(poll, events, on_poll);
     }
     poll->events = (unsigned char)(rc < 0 ? 0 : events);
+    poll->edge = false;
     uvt_handle_update(self);
     return rc;
 }
@@ -304,16 +313,139 @@ deliver(UvtHandle *self, int status, int events)
     Py_XDECREF(errorno);
 }
 
+/* libuv takes an error of what is watched, such as a refused connection, for a bad
+ * descriptor, and has stopped.  The reason is the program's to ask for, by its next
+ * call or SO_ERROR, and data may wait in front of it: so what is watched for is ready,
+ * as for a selector, and is watched on.  What epoll has under the number is the same
+ * file still when it can be modified there.  A libuv status. */
+static int
+watch_on(UvtPoll *poll)
+{
+    uv_poll_t *uv = &poll->uv;
+    struct epoll_event event = {.events = 0};
+    unsigned flags = uv->flags;
+    int rc;
+    event.data.fd = uv->io_watcher.fd;
+    if (epoll_ctl(uv->loop->backend_fd, EPOLL_CTL_MOD, uv->io_watcher.fd, &event)
+        < 0) {
+        return UV_EBADF;
+    }
+    rc = uv_poll_start(uv, poll->events, on_poll);
+    poll->active = uv->flags & ~flags;
+    return rc;
+}
+
+/* The same when epoll reports changes only: touched by libuv, or by any epoll_ctl(),
+ * it would report at once again.  So what libuv has undone is done by hand. */
+static int
+watch_changes_on(UvtPoll *poll, unsigned events)
+{
+    uv_poll_t *uv = &poll->uv;
+    uv__io_t *watcher = &uv->io_watcher;
+    uv_loop_t *loop = uv->loop;
+    if (!is_watched_file(poll) || loop->watchers[watcher->fd] != NULL) {
+        return UV_EBADF;
+    }
+    watcher->pevents = watcher->events = events;
+    loop->watchers[watcher->fd] = watcher;
+    loop->nfds++;
+    uv->flags |= poll->active;
+    if (uv_has_ref((uv_handle_t *)uv)) {
+        loop->active_handles++;
+    }
+    return 0;
+}
+
+static unsigned
+epoll_events(int events)
+{
+    return (unsigned)((events & UV_READABLE ? EPOLLIN : 0)
+                      | (events & UV_WRITABLE ? EPOLLOUT : 0)
+                      | (events & UV_DISCONNECT ? EPOLLRDHUP : 0)
+                      | (events & UV_PRIORITIZED ? EPOLLPRI : 0));
+}
+
+/* What epoll reports is the error and nothing else that is watched for.  poll() has
+ * epoll's numbers. */
+static bool
+is_only_error(const uv_poll_t *uv, int events)
+{
+    return uvt_fd_events(uv->io_watcher.fd, (int)epoll_events(events)) == 0;
+}
+
+/* Makes the registration one of changes only, which libuv has no word for: as libuv
+ * would do it in its next poll, which then finds it done. */
+static void
+report_changes(UvtPoll *poll)
+{
+    uv__io_t *watcher = &poll->uv.io_watcher;
+    struct epoll_event event = {.events = watcher->pevents | EPOLLET};
+    void **node = (void **)&watcher->watcher_queue;
+    event.data.fd = watcher->fd;
+    if (epoll_ctl(poll->uv.loop->backend_fd, EPOLL_CTL_ADD, watcher->fd, &event) < 0) {
+        return;
+    }
+    watcher->events = watcher->pevents;
+    ((void **)node[1])[0] = node[0];
+    ((void **)node[0])[1] = node[1];
+    node[0] = node[1] = node;
+    poll->edge = true;
+}
+
+/* The other way round, when something is ready: an end of report_changes(). */
+static void
+report_all(UvtPoll *poll)
+{
+    const uv__io_t *watcher = &poll->uv.io_watcher;
+    struct epoll_event event = {.events = watcher->pevents};
+    event.data.fd = watcher->fd;
+    (void)epoll_ctl(poll->uv.loop->backend_fd, EPOLL_CTL_MOD, watcher->fd, &event);
+    poll->edge = false;
+}
+
+/* After the report of an error that stays, such as the details of errors of datagrams
+ * or the times of their sending: as long as somebody takes of them they are reported,
+ * which ends when nobody does. */
+static void
+after_error(UvtHandle *self, UvtPoll *poll)
+{
+    unsigned queued;
+    if (self->box == NULL || (uv_poll_t *)&self->box->uv.poll != &poll->uv
+        || !uv_is_active((uv_handle_t *)&poll->uv)) {
+        return;
+    }
+    queued = uvt_fd_queued(poll->uv.io_watcher.fd);
+    if (queued != poll->queued || !is_only_error(&poll->uv, poll->events)) {
+        poll->errors = 0;
+        if (poll->edge) {
+            report_all(poll);
+        }
+    }
+    else if (!poll->edge && ++poll->errors >= ERRORS_MOST) {
+        report_changes(poll);
+    }
+    poll->queued = queued;
+}
+
 /* libuv has stopped the watcher already when it reports an error, but has not
  * taken it out of epoll. */
 static void
 on_poll(uv_poll_t *uv, int status, int events)
 {
     UvtPoll *poll = (UvtPoll *)uv;
-    bool registered = status < 0 || uv->io_watcher.events != 0;
+    bool registered = status < 0 || uv->io_watcher.events != 0, is_error = false;
     UvtHandle *self = uvt_enter(uv);
     if (self == NULL) {
         return;
+    }
+    if (status < 0) {
+        events = poll->events;
+        status = poll->edge ? watch_changes_on(poll, epoll_events(events))
+                            : watch_on(poll);
+        is_error = status == 0;
+    }
+    else if (poll->edge) {
+        report_all(poll);
     }
     if (status >= 0 && ++poll->reports % CHECK_EVERY == 0
         && fcntl(uv->io_watcher.fd, F_GETFD) < 0) {
@@ -324,6 +456,9 @@ on_poll(uv_poll_t *uv, int status, int events)
         poll->events = 0;
     }
     deliver(self, status, events);
+    if (is_error && !((UvtCore *)uv->loop->data)->forked) {
+        after_error(self, poll);
+    }
     uvt_leave(self);
 }
 
@@ -342,8 +477,10 @@ PyDoc_STRVAR(start_doc,
 "start($self, events, callback, /)\n--\n\n"
 "Call callback(handle, events, errorno) as long as the descriptor is ready for\n"
 "one of `events`, an OR of UV_READABLE, UV_WRITABLE, UV_DISCONNECT and\n"
-"UV_PRIORITIZED.  With an error the handle is stopped and `events` is None.  A\n"
-"started one changes over; no events stop it.\n\n"
+"UV_PRIORITIZED.  An error of a socket makes it ready for all of them: the next\n"
+"call on it, or SO_ERROR, tells which.  When the descriptor is lost (EBADF) the\n"
+"handle is stopped and `events` is None.  A started one changes over; no events\n"
+"stop it.\n\n"
 "Raises TypeError, ValueError, HandleClosedError, PollError (EBADF: the\n"
 "descriptor is closed; EEXIST: another handle of the loop watches it).");
 

@@ -1,13 +1,17 @@
-/* uv.Stream, the base of TCP and Pipe: reading, listening, accepting, and the
- * requests to connect.  All functions run on the loop's thread; on_alloc may run
+/* uv.Stream, the base of TCP and Pipe: reading, the methods to listen and accept
+ * (listen.c), and the requests to connect.  All functions run on the loop's thread; on_alloc may run
  * detached and then touches nothing of Python's.
  *
  * A read goes into the loop's slab, or where a C consumer wants it; the slab
  * is free again when the read callback returns.
  */
 #include "stream.h"
+
+#include <errno.h>
+#include <unistd.h>
 #include "args.h"
 #include "consumer.h"
+#include "descriptor.h"
 #include "errors.h"
 #include "loop.h"
 
@@ -20,6 +24,13 @@ uvt_stream_has_fd(const UvtHandle *self)
 
 /* ---- reading ---- */
 
+static int
+fd_of(const void *uv_handle)
+{
+    uv_os_fd_t fd;
+    return uv_fileno(uv_handle, &fd) == 0 ? fd : -1;
+}
+
 static void
 on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
 {
@@ -28,6 +39,11 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
     buf->base = NULL;
     buf->len = 0;
     if (self == NULL || loop == NULL) {
+        return;
+    }
+    /* On a descriptor that blocks, the read after a full one would wait. */
+    if (self->blocks && uvt_fd_read_waits(fd_of(uv))) {
+        self->dry = true;
         return;
     }
     if (self->consumer != NULL && self->consumer->alloc != NULL) {
@@ -61,13 +77,89 @@ read_to_python(UvtHandle *self, ssize_t nread, const uv_buf_t *buf)
     Py_XDECREF(callback);
 }
 
+static void on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf);
+
+/* One read, as libuv makes it: what there is to tell.  False: nothing, since who was
+ * asked for the buffer has closed the handle. */
+static bool
+read_once(uv_stream_t *uv, ssize_t *nread, uv_buf_t *buf)
+{
+    on_alloc((uv_handle_t *)uv, UVT_SLAB_SIZE, buf);
+    if (uv->read_cb != on_read) {
+        return false;
+    }
+    if (buf->base == NULL || buf->len == 0) {
+        *nread = UV_ENOBUFS;
+        return true;
+    }
+    do {
+        *nread = read(fd_of(uv), buf->base, buf->len);
+    } while (*nread < 0 && errno == EINTR);
+    if (*nread == 0 || (*nread < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))) {
+        *nread = UV_EOF;
+    }
+    else if (*nread < 0) {
+        *nread = uv_translate_sys_error(errno);
+    }
+    return true;
+}
+
+/* libuv tells of an end that it has not read, without a buffer: up to 1.51 after a
+ * hang-up and a read that gave less than it was asked for, later after a hang-up
+ * alone.  But a read stops short of the end at 4095 bytes from a terminal, behind
+ * descriptors that were sent along, and at an urgent byte.  So reading goes on until
+ * the kernel says that this is the end, or why.  False: there is nothing to tell yet. */
+static bool
+is_over(UvtHandle *self, uv_stream_t *uv, ssize_t *nread, uv_buf_t *buf)
+{
+    if (!self->reading || uv_is_closing((uv_handle_t *)uv)
+        || uv_read_start(uv, on_alloc, on_read) < 0) {
+        return true;
+    }
+    if (uvt_fd_is_readable(fd_of(uv))) {
+        return false;       /* libuv reads it, with its descriptors. */
+    }
+    return (self->kind == UV_NAMED_PIPE && self->box->uv.pipe.ipc)
+        || read_once(uv, nread, buf);
+}
+
+/* What came to nothing.  When that happens again and again, the descriptor is in an
+ * error that reading does not end: details of errors or times of sending wait, which
+ * nobody takes. */
+static void
+note_dry(UvtHandle *self, const uv_stream_t *uv)
+{
+    if (self->dry) {
+        uvt_fd_drop_errors(fd_of(uv));
+    }
+    self->dry = true;
+}
+
 static void
 on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf)
 {
     UvtHandle *self = uvt_enter(uv);
     UvtLoop *loop;
+    uv_buf_t own = {0};
     if (self == NULL) {
         return;
+    }
+    if (nread == UV_EOF && buf->base == NULL) {
+        buf = &own;
+        if (!is_over(self, uv, &nread, &own)) {
+            uvt_leave(self);
+            return;
+        }
+    }
+    if (nread == UV_ENOBUFS && self->blocks && self->dry) {
+        Py_DECREF(self);            /* a read would have waited */
+        return;
+    }
+    if (nread == 0) {
+        note_dry(self, uv);
+    }
+    else {
+        self->dry = false;
     }
     loop = (UvtLoop *)Py_NewRef(self->loop);
     if (nread < 0) {
@@ -173,56 +265,12 @@ stream_stop_read(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- listening ---- */
 
-/* The socket does not listen any more: somebody has shut it down, or another one
- * stands at its number.  libuv would ask again at once, without end. */
-static bool
-is_final(int status)
-{
-    return status == UV_EINVAL || status == UV_ENOTSOCK || status == UV_EBADF
-        || status == UV_ENOTSUP;
-}
-
-static void
-on_connection(uv_stream_t *uv, int status)
-{
-    UvtHandle *self = uvt_enter(uv);
-    if (self == NULL) {
-        return;
-    }
-    if (self->consumer != NULL) {
-        UVT_TELL_CONSUMER(self, connection, owner, status);
-    }
-    else {
-        PyObject *callback = Py_XNewRef(self->callback);
-        PyObject *args[3] = {NULL, (PyObject *)self, uvt_errorno(status)};
-        uvt_call(self, callback, args + 1, 2);
-        Py_XDECREF(args[2]);
-        Py_XDECREF(callback);
-    }
-    if (is_final(status)) {
-        uvt_handle_close(self);
-    }
-    uvt_leave(self);
-}
-
-int
-uvt_stream_listen(UvtHandle *self, int backlog)
-{
-    int rc;
-    /* From here on libuv takes any event of the handle for a connection. */
-    if (self->reading || self->pending > 0) {
-        return UV_EINVAL;
-    }
-    rc = uv_listen(&self->box->uv.stream, backlog, on_connection);
-    self->listening = self->listening || rc == 0;
-    uvt_handle_update(self);
-    return rc;
-}
-
 PyDoc_STRVAR(listen_doc,
 "listen($self, callback, backlog=511, /)\n--\n\n"
 "Listen for connections: callback(server, errorno) for each, which then has to\n"
-"call accept().  The loop keeps a listening handle alive until it is closed.  An\n"
+"call accept().  The loop keeps a listening handle alive until it is closed.\n"
+"Without descriptors or memory left (EMFILE, ENFILE, ENOBUFS, ENOMEM), connections\n"
+"wait in the kernel: the callback is told, and hears of them a moment later.  An\n"
 "error that says that the socket does not listen any more (EINVAL after somebody\n"
 "has shut it down) is the last one, and closes the handle.\n\n"
 "Raises TypeError, ValueError (backlog < 0), HandleClosedError, and the handle's\n"
@@ -247,16 +295,6 @@ stream_listen(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     }
     Py_XSETREF(self->callback, Py_NewRef(args[0]));
     Py_RETURN_NONE;
-}
-
-int
-uvt_stream_accept(UvtHandle *self, UvtHandle *client)
-{
-    int rc = uv_accept(&self->box->uv.stream, &client->box->uv.stream);
-    if (rc == 0) {
-        uvt_guard_fresh(client);
-    }
-    return rc;
 }
 
 PyDoc_STRVAR(accept_doc,
@@ -327,7 +365,8 @@ uvt_on_connect(uv_connect_t *req, int status)
 /* ---- attributes ---- */
 
 PyDoc_STRVAR(set_blocking_doc,
-"set_blocking($self, enable, /)\n--\n\nMake writes block (true) or not (false).");
+"set_blocking($self, enable, /)\n--\n\n"
+"Make writes block (true) or not (false).  Other threads run while one blocks.");
 
 static PyObject *
 stream_set_blocking(UvtHandle *self, PyObject *arg)
@@ -343,6 +382,7 @@ stream_set_blocking(UvtHandle *self, PyObject *arg)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_stream_set_blocking");
     }
+    self->blocks = on != 0;
     Py_RETURN_NONE;
 }
 

@@ -6,7 +6,11 @@
 #include "buffer.h"
 #include "loop.h"
 #include "stream.h"
+#include "task.h"
+#include <errno.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/uio.h>
 
 typedef struct Write {
     uv_write_t req;             /* first: libuv gives this one back */
@@ -70,6 +74,111 @@ check_sends(UvtHandle *self, int refusal, const char *call)
     return true;
 }
 
+/* ---- on a descriptor that blocks ---- */
+
+/* At most how many pieces one call takes. */
+#define PIECES 64
+
+/* One call, of what comes after the first `skip` bytes.  Others run meanwhile, but
+ * nobody may touch the loop.  The count, or -1 with errno. */
+static ssize_t
+write_once(UvtHandle *self, const uv_buf_t *iov, size_t count, size_t skip)
+{
+    int fd = self->box->uv.stream.io_watcher.fd, error;
+    UvtLoop *loop = self->loop;
+    struct iovec pieces[PIECES];
+    int n = 0;
+    UvtBlocking blocking;
+    ssize_t sent;
+    for (size_t i = 0; i < count && n < PIECES; i++) {
+        if (skip >= iov[i].len) {
+            skip -= iov[i].len;
+            continue;
+        }
+        pieces[n].iov_base = iov[i].base + skip;
+        pieces[n++].iov_len = iov[i].len - skip;
+        skip = 0;
+    }
+    blocking = uvt_blocking_begin(loop);
+    sent = writev(fd, pieces, n);
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        /* Somebody who shares the descriptor has made it non-blocking. */
+        struct pollfd entry = {.fd = fd, .events = POLLOUT};
+        (void)poll(&entry, 1, -1);
+        errno = EINTR;
+    }
+    error = errno;
+    uvt_blocking_end(loop, blocking);
+    errno = error;
+    return sent;
+}
+
+/* All of it, or as much as can be sent: what is left has an error, which libuv tells
+ * of.  A signal's handler may end it.  False with an exception. */
+static bool
+write_blocking(UvtHandle *self, const char *call, const UvtBuffers *buffers,
+               size_t *sent)
+{
+    while (*sent < buffers->nbytes) {
+        ssize_t n = write_once(self, buffers->iov, (size_t)buffers->count, *sent);
+        if (n > 0) {
+            *sent += (size_t)n;
+        }
+        else if (n < 0 && errno != EINTR) {
+            break;
+        }
+        if (PyErr_CheckSignals() < 0 || !uvt_handle_check_free(self, call)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether a write goes around libuv's queue. */
+static bool
+writes_blocking(const UvtHandle *self)
+{
+    const uv_stream_t *uv = &self->box->uv.stream;
+    return self->blocks && uv_is_writable(uv) && uv->connect_req == NULL
+        && uv_stream_get_write_queue_size(uv) == 0;
+}
+
+/* uv_try_write(), with others running while it blocks. */
+int
+uvt_stream_try(UvtHandle *self, const uv_buf_t *iov, unsigned count)
+{
+    UvtLoop *loop = self->loop;
+    UvtBlocking blocking;
+    int rc;
+    if (!self->blocks) {
+        return uv_try_write(&self->box->uv.stream, iov, count);
+    }
+    blocking = uvt_blocking_begin(loop);
+    rc = uv_try_write(&self->box->uv.stream, iov, count);
+    uvt_blocking_end(loop, blocking);
+    return rc;
+}
+
+int
+uvt_stream_queue(UvtHandle *self, uv_write_t *req, const uv_buf_t *iov,
+                 unsigned count, UvtHandle *sent, uv_write_cb callback)
+{
+    uv_stream_t *uv = &self->box->uv.stream;
+    uv_stream_t *along = sent != NULL ? &sent->box->uv.stream : NULL;
+    UvtLoop *loop = self->loop;
+    UvtBlocking blocking;
+    int rc;
+    if (!self->blocks) {
+        return uv_write2(req, uv, iov, count, along, callback);
+    }
+    blocking = uvt_blocking_begin(loop);
+    rc = uv_write2(req, uv, iov, count, along, callback);
+    uvt_blocking_end(loop, blocking);
+    return rc;
+}
+
+/* ---- write ---- */
+
 /* Leaves to libuv what comes after the first `sent` bytes of data. */
 static PyObject *
 write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
@@ -92,10 +201,16 @@ write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
         PyMem_Free(write);
         return NULL;
     }
+    if (writes_blocking(self)
+        && !write_blocking(self, "Stream.write", &write->buffers, &sent)) {
+        uvt_buffers_release(&write->buffers);
+        PyMem_Free(write);
+        return NULL;
+    }
     skip_sent(&write->buffers, sent, &iov, &count);
     write->base.data = &write->buffers;
     uvt_request_begin(&write->base, self, callback);
-    rc = uv_write(&write->req, &self->box->uv.stream, iov, count, on_write);
+    rc = uvt_stream_queue(self, &write->req, iov, count, NULL, on_write);
     if (rc < 0) {
         uvt_request_cancel(&write->base);
         PyMem_Free(write);
@@ -113,10 +228,12 @@ try_data(UvtHandle *self, const char *call, PyObject *data, int *rc,
 {
     UvtBuffers buffers;
     if (PyBytes_CheckExact(data)) {
-        uv_buf_t buf = uv_buf_init(PyBytes_AS_STRING(data),
-                                   (unsigned)PyBytes_GET_SIZE(data));
-        *nbytes = (size_t)PyBytes_GET_SIZE(data);
-        *rc = uv_try_write(&self->box->uv.stream, &buf, 1);
+        uv_buf_t buf = {
+            .base = PyBytes_AS_STRING(data),
+            .len = (size_t)PyBytes_GET_SIZE(data),
+        };
+        *nbytes = buf.len;
+        *rc = uvt_stream_try(self, &buf, 1);
         return true;
     }
     memset(&buffers, 0, sizeof(buffers));
@@ -129,8 +246,7 @@ try_data(UvtHandle *self, const char *call, PyObject *data, int *rc,
         return false;
     }
     *nbytes = buffers.nbytes;
-    *rc = uv_try_write(&self->box->uv.stream, buffers.iov,
-                       (unsigned)buffers.count);
+    *rc = uvt_stream_try(self, buffers.iov, (unsigned)buffers.count);
     uvt_buffers_release(&buffers);
     return true;
 }
@@ -167,8 +283,7 @@ uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
     write->sent = sent->box;
     uvt_box_pin(write->sent);
     uvt_request_begin(&write->base, self, callback);
-    rc = uv_write2(&write->req, &self->box->uv.stream, iov, count,
-                   &sent->box->uv.stream, on_write);
+    rc = uvt_stream_queue(self, &write->req, iov, count, sent, on_write);
     if (rc < 0) {
         uvt_box_unpin(write->sent);
         uvt_request_cancel(&write->base);
@@ -201,7 +316,7 @@ uvt_stream_write(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         || !uvt_handle_check_free(self, "Stream.write")) {
         return NULL;
     }
-    if (callback != NULL
+    if (callback != NULL || self->blocks
         || uv_stream_get_write_queue_size(&self->box->uv.stream) > 0) {
         return write_queue(self, args[0], callback, 0);
     }

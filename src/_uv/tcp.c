@@ -4,6 +4,7 @@
  */
 #include "args.h"
 #include "errors.h"
+#include "listen.h"
 #include "loop.h"
 #include "sockaddr.h"
 #include "stream.h"
@@ -205,6 +206,7 @@ tcp_close_reset(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         || !uvt_handle_check(self)) {
         return NULL;
     }
+    uvt_listener_close(self->box);
     rc = uvt_stream_has_fd(self)
         ? uv_tcp_close_reset(&self->box->uv.tcp, uvt_on_closed) : UV_EBADF;
     if (rc < 0) {

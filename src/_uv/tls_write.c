@@ -10,6 +10,7 @@
 #include "errors.h"
 #include "loop.h"
 #include "request.h"
+#include "stream.h"
 
 #include <string.h>
 
@@ -146,7 +147,7 @@ send_later(UvtLayer *self, char *memory, const char *from, size_t len,
            PyObject *callback)
 {
     Sealed *sealed = memory != NULL ? PyMem_Calloc(1, sizeof(Sealed)) : NULL;
-    uv_buf_t buf = uv_buf_init((char *)from, (unsigned)len);
+    uv_buf_t buf = {.base = (char *)from, .len = len};
     int rc;
     if (sealed == NULL) {
         PyMem_RawFree(memory);
@@ -155,7 +156,7 @@ send_later(UvtLayer *self, char *memory, const char *from, size_t len,
     sealed->memory = memory;
     sealed->base.subject = Py_NewRef(self);
     uvt_request_begin(&sealed->base, self->stream, callback);
-    rc = uv_write(&sealed->req, &self->stream->box->uv.stream, &buf, 1, on_sealed);
+    rc = uvt_stream_queue(self->stream, &sealed->req, &buf, 1, NULL, on_sealed);
     if (rc < 0) {
         uvt_request_cancel(&sealed->base);
         PyMem_RawFree(memory);
@@ -172,13 +173,13 @@ uvt_layer_send(UvtLayer *self, PyObject *callback)
     UvtTls *engine = self->engine;
     uv_stream_t *uv = &self->stream->box->uv.stream;
     char *out = engine->out, *copy;
-    uv_buf_t buf = uv_buf_init(out, (unsigned)engine->out_len);
+    uv_buf_t buf = {.base = out, .len = engine->out_len};
     bool lent = engine->out_lent;
     int rc = 0;
     engine->out = NULL;
     uvt_tls_clear_output(engine);
     if (buf.len > 0 && callback == NULL && uv_stream_get_write_queue_size(uv) == 0) {
-        rc = uv_try_write(uv, &buf, 1);
+        rc = uvt_stream_try(self->stream, &buf, 1);
         if (rc > 0) {
             buf.base += rc;
             buf.len -= (size_t)rc;

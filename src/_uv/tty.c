@@ -44,6 +44,15 @@ init_terminal(UvtLoop *loop, uv_tty_t *tty, int fd)
     return rc;
 }
 
+/* libuv leaves a terminal as it is when it cannot open it once more. */
+static bool
+is_blocking(UvtHandle *self)
+{
+    uv_os_fd_t fd;
+    int flags = uv_fileno(&self->box->uv.handle, &fd) == 0 ? fcntl(fd, F_GETFL) : -1;
+    return flags >= 0 && (flags & O_NONBLOCK) == 0;
+}
+
 static int
 tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 {
@@ -72,6 +81,7 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
     if (uvt_handle_init_done(self, loop, rc, "uv_tty_init") < 0) {
         return -1;
     }
+    self->blocks = is_blocking(self);
     uvt_guard_fresh(self);
     return 0;
 }

@@ -7,6 +7,7 @@
  */
 #include "args.h"
 #include "consumer.h"
+#include "descriptor.h"
 #include "errors.h"
 #include "loop.h"
 #include "sockaddr.h"
@@ -20,6 +21,8 @@
 /* More buffers for one datagram than any kernel takes; newer libuv refuses
  * them, older would copy their table for nothing. */
 #define MAX_PIECES (1024 * 1024)
+/* What is told of a socket's queue of errors in one go. */
+#define ERRORS_MOST 64
 
 /* ---- receiving ---- */
 
@@ -87,31 +90,92 @@ deliver_to_python(UvtHandle *self, ssize_t nread, const char *base,
     Py_XDECREF(callback);
 }
 
-#if UV_VERSION_HEX < 0x013100
+static void
+deliver(UvtHandle *self, ssize_t nread, const uv_buf_t *buf,
+        const struct sockaddr *addr, unsigned flags)
+{
+    if (self->consumer != NULL) {
+        UVT_TELL_CONSUMER(self, datagram, owner, nread, buf,
+                          nread < 0 ? NULL : addr, flags);
+    }
+    else {
+        deliver_to_python(self, nread, buf->base, addr, flags);
+    }
+}
+
+/* The socket was found readable and had nothing: with IP_RECVERR it is so until
+ * somebody takes the errors that its datagrams have met with.  From 1.52 on libuv
+ * tells of each, as here. */
+static void
+deliver_errors(UvtHandle *self, uv_udp_t *uv)
+{
+    const uv_buf_t nothing = {0};
+    int error = 0;
+    uv_os_fd_t fd;
+    for (int i = 0; i < ERRORS_MOST && error >= 0 && self->reading
+                    && uv_fileno((uv_handle_t *)uv, &fd) == 0; i++) {
+        error = uvt_fd_next_error(fd);
+        if (error > 0) {
+            deliver(self, uv_translate_sys_error(error), &nothing, NULL,
+                    UV_UDP_LINUX_RECVERR);
+        }
+    }
+}
+
+#if UV_VERSION_HEX < 0x013200
 typedef struct Node {
     struct Node *next, *prev;
 } Node;
 
+static uv_udp_send_t *
+request_of(Node *node)
+{
+    return (uv_udp_send_t *)((char *)node - offsetof(uv_udp_send_t, queue));
+}
+
+/* Moves a node to behind another one. */
+static void
+move_behind(Node *place, Node *node)
+{
+    node->prev->next = node->next;
+    node->next->prev = node->prev;
+    node->prev = place;
+    node->next = place->next;
+    place->next->prev = node;
+    place->next = node;
+}
+
+/* Before 1.50, libuv gives all datagrams of a batch the error of its first one and
+ * sends none.  Of the requests that are done, `failed` has just been taken out, and
+ * what follows with its status is the rest of the batch: that is sent yet, before
+ * all that was queued later.  Both kinds of queue node that libuv has had are two
+ * pointers. */
+static void
+spare_batch(const uv_udp_send_t *failed)
+{
+    uv_udp_t *uv = failed->handle;
+    Node *done = (Node *)&uv->write_completed_queue;
+    Node *place = (Node *)&uv->write_queue;
+    while (done->next != done && request_of(done->next)->status == failed->status) {
+        Node *node = done->next;
+        move_behind(place, node);
+        place = node;
+    }
+}
+#endif
+
+#if UV_VERSION_HEX < 0x013100
 /* Before 1.49, libuv goes on sending what is queued when a receive callback has
  * closed the handle, fails, and then keeps a pointer to it that outlives it.  So
- * the queue is emptied first, the way libuv does it later in the close: both
- * kinds of queue node that it has had are two pointers. */
+ * the queue is emptied first, the way libuv does it later in the close. */
 static void
 cancel_queued(uv_udp_t *uv)
 {
     Node *queue = (Node *)&uv->write_queue;
-    Node *done = (Node *)&uv->write_completed_queue;
+    const Node *done = (Node *)&uv->write_completed_queue;
     while (queue->next != queue) {
-        Node *node = queue->next;
-        uv_udp_send_t *req = (uv_udp_send_t *)
-            ((char *)node - offsetof(uv_udp_send_t, queue));
-        req->status = UV_ECANCELED;
-        queue->next = node->next;
-        node->next->prev = queue;
-        node->next = done;
-        node->prev = done->prev;
-        done->prev->next = node;
-        done->prev = node;
+        request_of(queue->next)->status = UV_ECANCELED;
+        move_behind(done->prev, queue->next);
     }
 }
 #endif
@@ -134,6 +198,7 @@ on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
         const struct sockaddr *addr, unsigned flags)
 {
     UvtHandle *self = uvt_enter(uv);
+    const bool batch_ends = (flags & UV_UDP_MMSG_FREE) != 0;
     UvtLoop *loop;
     if (self == NULL) {
         return;
@@ -144,13 +209,14 @@ on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
         announced(self, uv);
     }
     else if (!uv_is_closing((uv_handle_t *)uv) && (nread < 0 || addr != NULL)) {
-        if (self->consumer != NULL) {
-            UVT_TELL_CONSUMER(self, datagram, owner, nread, buf,
-                              nread < 0 ? NULL : addr, flags);
+        self->dry = addr == NULL;
+        deliver(self, nread, buf, addr, flags);
+    }
+    else if (nread == 0 && !batch_ends) {
+        if (self->dry && !uv_is_closing((uv_handle_t *)uv)) {
+            deliver_errors(self, uv);
         }
-        else {
-            deliver_to_python(self, nread, buf->base, addr, flags);
-        }
+        self->dry = true;
     }
     if (loop != NULL && buf->base != NULL && buf->base == loop->slab) {
         uvt_slab_give(loop);
@@ -230,7 +296,8 @@ const char uvt_udp_start_recv_doc[] =
 "Receive datagrams: callback(handle, addr, flags, data, errorno).  flags is 0\n"
 "or UV_UDP_PARTIAL (the datagram was cut), data is bytes (b'' for an empty\n"
 "datagram), errorno None; after an error addr and data are None and errorno is\n"
-"negative, and receiving goes on.  Binds to an ephemeral port (of IPv4, without\n"
+"negative, and receiving goes on; UV_UDP_LINUX_RECVERR in flags means that it was\n"
+"in the socket's queue of errors.  Binds to an ephemeral port (of IPv4, without\n"
 "a socket) when not bound.  While receiving, it only changes the callback.\n\n"
 "Raises TypeError, HandleClosedError, UDPError.";
 
@@ -279,12 +346,18 @@ typedef struct Send {
     uv_udp_send_t req;              /* first: libuv gives this one back */
     UvtRequest base;
     UvtBuffers buffers;
+    bool alone;                     /* it was in no batch */
 } Send;
 
 static void
 on_send(uv_udp_send_t *req, int status)
 {
     Send *send = (Send *)req;
+#if UV_VERSION_HEX < 0x013200
+    if (status < 0 && status != UV_ECANCELED && !send->alone) {
+        spare_batch(req);
+    }
+#endif
     uvt_request_done(&send->base, req->handle, status);
     PyMem_Free(send);
 }
@@ -358,6 +431,7 @@ uvt_udp_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     if (rc == 0) {
         rc = uv_udp_send(&send->req, &self->box->uv.udp, send->buffers.iov,
                          (unsigned)send->buffers.count, addr, on_send);
+        send->alone = send->req.status != 0;
     }
     if (rc < 0) {
         uvt_request_cancel(&send->base);

@@ -18,8 +18,15 @@ typedef struct {
     bool blocking;              /* before libuv made it non-blocking */
     unsigned char events;       /* of the last start */
     unsigned char reports;      /* counts, modulo its size */
+    unsigned char errors;       /* reports of the same error in a row */
+    bool edge;                  /* epoll reports changes only */
+    unsigned active;            /* libuv's flag for handles that are started */
+    unsigned queued;            /* what the socket had in its queues last time */
 } UvtPoll;
 
+/* uv_poll_start, of any UvtPoll; a libuv status, below 0 it is stopped.  Whoever has
+ * lost the descriptor and watches it still is told, which may run any code. */
+int uvt_poll_watch(UvtPoll *poll, int events, uv_poll_cb callback);
 /* uv_poll_stop and uv_close for a Poll; neither calls Python. */
 void uvt_poll_stop(uv_poll_t *poll);
 void uvt_poll_close(uv_poll_t *poll, uv_close_cb on_closed);
