@@ -54,7 +54,7 @@ class Server(_transports.Server, asyncio.AbstractServer):
     _backlog = 100
     # A UNIX socket's path, to be removed at the end if the file is still the
     # one of that number.
-    _path: tuple[str | bytes, int] | None = None
+    _path: SocketFile | None = None
     _closed = False
 
     def __repr__(self) -> str:
@@ -146,7 +146,7 @@ class Server(_transports.Server, asyncio.AbstractServer):
             for sock in sockets or ():
                 sock.detach()
         if self._path is not None:
-            remove_file(*self._path)
+            self._path.remove()
             self._path = None
         forever = self._forever
         if forever is not None and not forever.done():
@@ -187,15 +187,35 @@ class Server(_transports.Server, asyncio.AbstractServer):
                 waiter.set_result(None)
 
 
-def remove_file(path: str | bytes, inode: int) -> None:
-    """Remove a UNIX socket's path unless another file has taken its place."""
-    try:
-        if syscalls.stat(path).st_ino == inode:
-            syscalls.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        logger.error("Unable to clean up listening UNIX socket %r: %r", path, exc)
+class SocketFile:
+    """The file of a bound UNIX socket, known by its full path, device and inode.
+
+    Raises OSError when there is none."""
+
+    __slots__ = ("_identity", "_path")
+
+    def __init__(self, path: str | bytes) -> None:
+        if isinstance(path, str):
+            self._path: str | bytes = os.path.join(syscalls.getcwd(), path)
+        else:
+            self._path = os.path.join(syscalls.getcwdb(), path)
+        self._identity = self._look()
+
+    def _look(self) -> tuple[int, int]:
+        found = syscalls.lstat(self._path)
+        return found.st_dev, found.st_ino
+
+    def remove(self) -> None:
+        """Remove it unless another file has taken its place."""
+        try:
+            if self._look() == self._identity:
+                syscalls.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            logger.error(
+                "Unable to clean up listening UNIX socket %r: %r", self._path, exc
+            )
 
 
 def _listening_socket(

@@ -5,6 +5,6 @@ the calls that asyncio's loop makes by the names of its files.  What this loop c
 the same places is taken from where `os` has it, so that the program is not blamed.
 """
 
-from posix import chmod, sendfile, stat, unlink
+from posix import chmod, getcwd, getcwdb, lstat, sendfile, stat, unlink
 
-__all__ = ["chmod", "sendfile", "stat", "unlink"]
+__all__ = ["chmod", "getcwd", "getcwdb", "lstat", "sendfile", "stat", "unlink"]

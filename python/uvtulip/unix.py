@@ -24,7 +24,7 @@ from .connect import (
     server_tls,
 )
 from .guards import guarded
-from .serve import remove_file
+from .serve import SocketFile
 from .sockops import SocketLoop
 
 TYPE_CHECKING = False
@@ -94,13 +94,13 @@ def _set_mode(path: str | bytes, mode: int) -> None:
         raise
 
 
-def _file_of(sock: socket.socket) -> tuple[str | bytes, int] | None:
-    """The path that the socket is bound to, and the number of the file there."""
+def _file_of(sock: socket.socket) -> SocketFile | None:
+    """The file that the socket is bound to."""
     path = sock.getsockname()
     if not has_file(path):
         return None
     try:
-        return path, syscalls.stat(path).st_ino
+        return SocketFile(path)
     except FileNotFoundError:
         return None
 
@@ -223,7 +223,7 @@ class UnixLoop(SocketLoop):
                 server = self._serve(protocol_factory, [ours], backlog, start_serving)
             except BaseException:
                 if file is not None:
-                    remove_file(*file)
+                    file.remove()
                 raise
         server._path = file
         if self.get_debug():

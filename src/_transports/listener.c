@@ -12,6 +12,7 @@
 #include "tls_layer.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -253,6 +254,14 @@ accept_one(int listening, struct sockaddr *peer, socklen_t *len)
 #endif
 }
 
+/* A UNIX socket that was shut down has no other way to say so. */
+static bool
+is_hung_up(int fd)
+{
+    struct pollfd entry = {.fd = fd, .events = 0};
+    return poll(&entry, 1, 0) > 0 && (entry.revents & POLLHUP) != 0;
+}
+
 /* How many to take.  The poll tells again of those that are left; to look whether
  * there is another one costs as much as to take it, up to its descriptor, and
  * mostly there is none.  When there are more, turn after turn, it is twice as many
@@ -304,6 +313,9 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
             return;
         }
         else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            if (i == 0 && is_hung_up(listener->fd)) {
+                give_up(self, listener, EINVAL);
+            }
             return;
         }
         else if (errno == EINVAL || errno == ENOTSOCK || errno == EBADF
