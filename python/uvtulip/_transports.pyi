@@ -96,26 +96,53 @@ class EventLoop:
     def _remove_reader(self, *args: Any, **kwargs: Any) -> bool: ...
     def _remove_writer(self, *args: Any, **kwargs: Any) -> bool: ...
     def _sock_recv(
-        self, sock: socket.socket, nbytes: int, /
+        self,
+        sock: socket.socket,
+        nbytes: int,
+        awaited: asyncio.Future[None] = ...,
+        /,
     ) -> bytes | asyncio.Future[None]: ...
     def _sock_recv_into(
-        self, sock: socket.socket, buf: WriteableBuffer, /
+        self,
+        sock: socket.socket,
+        buf: WriteableBuffer,
+        awaited: asyncio.Future[None] = ...,
+        /,
     ) -> int | asyncio.Future[None]: ...
     def _sock_recvfrom(
-        self, sock: socket.socket, bufsize: int, /
+        self,
+        sock: socket.socket,
+        bufsize: int,
+        awaited: asyncio.Future[None] = ...,
+        /,
     ) -> tuple[bytes, Any] | asyncio.Future[None]: ...
     def _sock_recvfrom_into(
-        self, sock: socket.socket, buf: WriteableBuffer, nbytes: int, /
+        self,
+        sock: socket.socket,
+        buf: WriteableBuffer,
+        nbytes: int,
+        awaited: asyncio.Future[None] = ...,
+        /,
     ) -> tuple[int, Any] | asyncio.Future[None]: ...
     def _sock_send(
         self, sock: socket.socket, data: ReadableBuffer, sent: int, /
     ) -> int | None: ...
     def _sock_sendto(
-        self, sock: socket.socket, data: ReadableBuffer, address: Any, /
+        self,
+        sock: socket.socket,
+        data: ReadableBuffer,
+        address: Any,
+        awaited: asyncio.Future[None] = ...,
+        /,
     ) -> int | asyncio.Future[None]: ...
     def _sock_accept(
-        self, sock: socket.socket, /
+        self,
+        sock: socket.socket,
+        awaited: asyncio.Future[None] = ...,
+        /,
     ) -> tuple[socket.socket, Any] | asyncio.Future[None]: ...
+    def _sock_keep(self, sock: socket.socket, /) -> None: ...
+    def _sock_let_go(self, sock: socket.socket, /) -> None: ...
     def _sock_check(self, sock: socket.socket, /) -> None: ...
     def _sock_wait(
         self, sock: socket.socket, writable: bool, /
@@ -159,6 +186,7 @@ class StreamTransport(asyncio.Transport):
     _sendfile_compatible: ClassVar[Any]
     @property
     def _protocol_paused(self) -> bool: ...
+    def _call_protocol(self, name: str, /) -> Any: ...
     def _sendfile_begin(self) -> asyncio.Future[None]: ...
     def _sendfile_fileno(self) -> int: ...
     def _sendfile_wait(self) -> asyncio.Future[None]: ...
@@ -187,6 +215,7 @@ class ReadPipeTransport(asyncio.ReadTransport):
 
 @disjoint_base
 class WritePipeTransport(asyncio.WriteTransport):
+    def _call_protocol(self, name: str, /) -> Any: ...
     def __init__(
         self,
         loop: EventLoop,
@@ -220,6 +249,7 @@ class SSLTransport(asyncio.Transport):
     _sendfile_compatible: ClassVar[Any]
     @property
     def _protocol_paused(self) -> bool: ...
+    def _call_protocol(self, name: str, /) -> Any: ...
     def _link(self) -> SSLLink: ...
     def _feed(self, data: ReadableBuffer, /) -> None: ...
     def _take_pause(self) -> None: ...

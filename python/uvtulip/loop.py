@@ -41,6 +41,7 @@ Loop._own_methods()
 # module and class: all methods, as asyncio's own tests call private ones, too.
 _LATER = {
     ("sockops", "SocketLoop"): (
+        "_sock_connect",
         "sock_accept",
         "sock_connect",
         "sock_recv",

@@ -13,6 +13,8 @@ from asyncio.log import logger
 from . import syscalls
 from ._transports import ReadPipeTransport, WritePipeTransport
 from ._uv import Pipe
+from .cleanup import close_descriptor, close_quietly
+from .connect import duplicate
 from .serve import ServingLoop
 
 TYPE_CHECKING = False
@@ -61,18 +63,18 @@ class PipeLoop(ServingLoop):
         protocol = protocol_factory()
         waiter = self.create_future()
         fd = pipe.fileno()
-        handle = self._pipe_handle(_ended_pipe() if _is_null(fd) else os.dup(fd))
+        handle = self._pipe_handle(_ended_pipe() if _is_null(fd) else duplicate(fd))
         try:
             transport = ReadPipeTransport(
                 self, handle, protocol, waiter, {"pipe": pipe}, pipe
             )
         except BaseException:
-            handle.close()
+            close_quietly(handle)
             raise
         try:
             await waiter
         except BaseException:
-            transport.close()
+            close_quietly(transport)
             raise
         finally:
             del waiter  # It has the exception, and that this frame.
@@ -95,18 +97,18 @@ class PipeLoop(ServingLoop):
         protocol = protocol_factory()
         waiter = self.create_future()
         fd = pipe.fileno()
-        handle = self._pipe_handle(os.dup(fd))
+        handle = self._pipe_handle(duplicate(fd))
         try:
             transport = WritePipeTransport(
                 self, handle, protocol, waiter, {"pipe": pipe}, pipe
             )
         except BaseException:
-            handle.close()
+            close_quietly(handle)
             raise
         try:
             await waiter
         except BaseException:
-            transport.close()
+            close_quietly(transport)
             raise
         finally:
             del waiter  # It has the exception, and that this frame.
@@ -121,9 +123,9 @@ class PipeLoop(ServingLoop):
             try:
                 handle.open(fd)
             except BaseException:
-                handle.close()
+                close_quietly(handle)
                 raise
         except BaseException:
-            os.close(fd)
+            close_descriptor(fd)
             raise
         return handle

@@ -10,6 +10,7 @@ caller's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import io
@@ -113,9 +114,13 @@ async def _send(
                 left -= piece
             # Not wait(): only a call that sends nothing says that one has to.
             await asyncio.sleep(0)
-    finally:
+    except BaseException:
         if sent > 0:
-            _set_position(file, offset + sent)
+            with contextlib.suppress(Exception):
+                _set_position(file, offset + sent)
+        raise
+    if sent > 0:
+        _set_position(file, offset + sent)
     return sent
 
 
@@ -157,10 +162,25 @@ class _Filler(asyncio.Protocol):
         if self._can_write is not None:
             self._can_write.cancel()
         if here and paused != self._paused and not self._lost:
-            if paused:
-                self._protocol.pause_writing()
+            self._tell("pause_writing" if paused else "resume_writing")
+
+    def _tell(self, name: str) -> None:
+        """Call the protocol as the transport would have."""
+        call = getattr(self._transport, "_call_protocol", None)
+        try:
+            if call is not None:
+                call(name)  # In the transport's context.
             else:
-                self._protocol.resume_writing()
+                getattr(self._protocol, name)()
+        except Exception as exc:
+            self._loop.call_exception_handler(
+                {
+                    "message": f"protocol.{name}() failed",
+                    "exception": exc,
+                    "transport": self._transport,
+                    "protocol": self._protocol,
+                }
+            )
 
     def data_received(self, data: bytes) -> None:
         # Somebody has resumed reading: what comes is not to be lost in silence.
@@ -209,12 +229,16 @@ class SendfileLoop(SocketLoop):
         _check_file(file, offset, count)
         if sock.type != socket.SOCK_STREAM:
             raise ValueError("only SOCK_STREAM type sockets are supported")
+        self._sock_keep(sock)
         try:
-            return await self._sock_sendfile_native(sock, file, offset, count)
-        except SendfileNotAvailableError:
-            if not fallback:
-                raise
-        return await self._sock_sendfile_fallback(sock, file, offset, count)
+            try:
+                return await self._sock_sendfile_native(sock, file, offset, count)
+            except SendfileNotAvailableError:
+                if not fallback:
+                    raise
+            return await self._sock_sendfile_fallback(sock, file, offset, count)
+        finally:
+            self._sock_let_go(sock)
 
     async def _sock_sendfile_native(
         self, sock: socket.socket, file: Any, offset: int, count: int | None
@@ -333,7 +357,11 @@ class SendfileLoop(SocketLoop):
                     break  # The end of the file.
                 await write(room[:read])
                 sent += read
-        finally:
+        except BaseException:
             if sent > 0 and seekable:
-                file.seek(offset + sent)
+                with contextlib.suppress(Exception):
+                    file.seek(offset + sent)
+            raise
+        if sent > 0 and seekable:
+            file.seek(offset + sent)
         return sent

@@ -3,7 +3,7 @@
 Each tries its call at once, in C, and waits only when it would block; the call is
 then made by the coroutine itself, so that cancelling it loses no data and no
 connection.  Everything runs on the loop's thread; the socket is kept by the
-coroutine, the descriptor stays the caller's.
+coroutine, and its descriptor open until the call ends, whoever closes the socket.
 """
 
 from __future__ import annotations
@@ -33,27 +33,39 @@ class SocketLoop(ServingLoop):
 
     async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
         """Receive up to `nbytes` bytes."""
-        while True:
-            got = self._sock_recv(sock, nbytes)
-            if not isinstance(got, Future):
-                return got
-            await got
+        got = self._sock_recv(sock, nbytes)
+        while isinstance(got, Future):
+            try:
+                await got
+            except BaseException:
+                self._sock_let_go(sock)
+                raise
+            got = self._sock_recv(sock, nbytes, got)
+        return got
 
     async def sock_recv_into(self, sock: socket.socket, buf: WriteableBuffer) -> int:
         """Receive into the buffer; return the number of bytes."""
-        while True:
-            got = self._sock_recv_into(sock, buf)
-            if not isinstance(got, Future):
-                return got
-            await got
+        got = self._sock_recv_into(sock, buf)
+        while isinstance(got, Future):
+            try:
+                await got
+            except BaseException:
+                self._sock_let_go(sock)
+                raise
+            got = self._sock_recv_into(sock, buf, got)
+        return got
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[Any, Any]:
         """Receive a datagram: (data, address)."""
-        while True:
-            got = self._sock_recvfrom(sock, bufsize)
-            if not isinstance(got, Future):
-                return got
-            await got
+        got = self._sock_recvfrom(sock, bufsize)
+        while isinstance(got, Future):
+            try:
+                await got
+            except BaseException:
+                self._sock_let_go(sock)
+                raise
+            got = self._sock_recvfrom(sock, bufsize, got)
+        return got
 
     async def sock_recvfrom_into(
         self, sock: socket.socket, buf: WriteableBuffer, nbytes: int = 0
@@ -61,48 +73,71 @@ class SocketLoop(ServingLoop):
         """Receive a datagram into the buffer: (number of bytes, address)."""
         if not nbytes:
             nbytes = memoryview(buf).nbytes
-        while True:
-            got = self._sock_recvfrom_into(sock, buf, nbytes)
-            if not isinstance(got, Future):
-                return got
-            await got
+        got = self._sock_recvfrom_into(sock, buf, nbytes)
+        while isinstance(got, Future):
+            try:
+                await got
+            except BaseException:
+                self._sock_let_go(sock)
+                raise
+            got = self._sock_recvfrom_into(sock, buf, nbytes, got)
+        return got
 
     async def sock_sendall(self, sock: socket.socket, data: ReadableBuffer) -> None:
         """Send all of the data.  After an error nobody knows how much went."""
         sent = self._sock_send(sock, data, 0)
         if sent is None:
             return
-        with memoryview(data) as given, given.cast("B") as view:
-            while sent is not None:
-                await self._sock_wait(sock, True)
-                sent = self._sock_send(sock, view, sent)
+        self._sock_keep(sock)
+        try:
+            with memoryview(data) as given, given.cast("B") as view:
+                while sent is not None:
+                    await self._sock_wait(sock, True)
+                    sent = self._sock_send(sock, view, sent)
+        finally:
+            self._sock_let_go(sock)
 
     async def sock_sendto(
         self, sock: socket.socket, data: ReadableBuffer, address: Any
     ) -> int:
         """Send a datagram to the address; return the number of bytes."""
-        while True:
-            sent = self._sock_sendto(sock, data, address)
-            if not isinstance(sent, Future):
-                return sent
-            await sent
+        sent = self._sock_sendto(sock, data, address)
+        while isinstance(sent, Future):
+            try:
+                await sent
+            except BaseException:
+                self._sock_let_go(sock)
+                raise
+            sent = self._sock_sendto(sock, data, address, sent)
+        return sent
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection: (non-blocking socket, its address)."""
-        while True:
-            made = self._sock_accept(sock)
-            if not isinstance(made, Future):
-                return made
-            await made
+        made = self._sock_accept(sock)
+        while isinstance(made, Future):
+            try:
+                await made
+            except BaseException:
+                self._sock_let_go(sock)
+                raise
+            made = self._sock_accept(sock, made)
+        return made
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect the socket; a host name is resolved."""
         self._sock_check(sock)
-        if sock.family in _INTERNET:
-            infos = await self._resolve(
-                address, family=sock.family, kind=sock.type, proto=sock.proto
-            )
-            address = infos[0][4]
+        self._sock_keep(sock)
+        try:
+            if sock.family in _INTERNET:
+                infos = await self._resolve(
+                    address, family=sock.family, kind=sock.type, proto=sock.proto
+                )
+                address = infos[0][4]
+            await self._sock_connect(sock, address)
+        finally:
+            self._sock_let_go(sock)
+
+    async def _sock_connect(self, sock: socket.socket, address: Any) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:

@@ -19,6 +19,7 @@ from asyncio.base_events import BaseEventLoop
 from asyncio.log import logger
 
 from .children import Child, reap
+from .cleanup import close_quietly
 from .pipes import PipeLoop
 
 TYPE_CHECKING = False
@@ -302,7 +303,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         self._protocol = asyncio.SubprocessProtocol()  # It does nothing.
         for fd, file in enumerate((proc.stdin, proc.stdout, proc.stderr)):
             if file is not None and self._pipes[fd] is None:
-                file.close()
+                close_quietly(file)
                 del self._pipes[fd]
         self._try_finish()
 

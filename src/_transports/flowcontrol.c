@@ -179,7 +179,22 @@ tulip_stream_get_paused(TulipStream *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(self->flags & TULIP_WRITING_PAUSED);
 }
 
+PyDoc_STRVAR(call_protocol_doc,
+"_call_protocol($self, name, /)\n--\n\n"
+"Call a method of the protocol without arguments, in the transport's context.");
+
+static PyObject *
+call_protocol(TulipStream *self, PyObject *name)
+{
+    UVT_LOCKED(self->loop->lock);
+    if (self->protocol == NULL) {
+        Py_RETURN_NONE;
+    }
+    return tulip_stream_call(self, name, NULL);
+}
+
 PyMethodDef tulip_flow_methods[] = {
+    {"_call_protocol", (PyCFunction)call_protocol, METH_O, call_protocol_doc},
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
      METH_VARARGS | METH_KEYWORDS, tulip_set_limits_doc},
     {"get_write_buffer_limits", (PyCFunction)get_limits, METH_NOARGS,

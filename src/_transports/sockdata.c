@@ -113,13 +113,16 @@ tulip_loop_py_sock_recv(TulipLoop *self, PyObject *const *args,
     TulipSock sock;
     size_t size;
     if (!tulip_sock_parse(self, "sock_recv", args, nargs, 2, &sock)) {
-        return NULL;
+        return tulip_sock_done(self, &sock, NULL);
     }
     size = as_size(args[1]);
     if (sock.kind == TULIP_SOCK_PLAIN && size > 0) {
-        return receive_bytes(self, &sock, size, NULL);
+        return tulip_sock_done(self, &sock,
+                               receive_bytes(self, &sock, size, NULL));
     }
-    return tulip_sock_method(self, &sock, self->st->str_recv, args, 2, false);
+    return tulip_sock_done(self, &sock,
+                           tulip_sock_method(self, &sock, self->st->str_recv, args,
+                                             2, false));
 }
 
 PyObject *
@@ -128,16 +131,18 @@ tulip_loop_py_sock_recv_into(TulipLoop *self, PyObject *const *args,
 {
     UVT_LOCKED(self->lock);
     TulipSock sock;
+    PyObject *result = NULL;
     if (!tulip_sock_parse(self, "sock_recv_into", args, nargs, 2, &sock)) {
-        return NULL;
+        return tulip_sock_done(self, &sock, NULL);
     }
     if (sock.kind == TULIP_SOCK_PLAIN) {
-        PyObject *result = receive_into(self, &sock, args[1], 0, NULL);
-        if (result != NULL || PyErr_Occurred()) {
-            return result;
-        }
+        result = receive_into(self, &sock, args[1], 0, NULL);
     }
-    return tulip_sock_method(self, &sock, self->st->str_recv_into, args, 2, false);
+    if (result == NULL && !PyErr_Occurred()) {
+        result = tulip_sock_method(self, &sock, self->st->str_recv_into, args, 2,
+                                   false);
+    }
+    return tulip_sock_done(self, &sock, result);
 }
 
 PyObject *
@@ -147,15 +152,20 @@ tulip_loop_py_sock_recvfrom(TulipLoop *self, PyObject *const *args,
     UVT_LOCKED(self->lock);
     TulipSock sock;
     size_t size;
+    PyObject *result;
     if (!tulip_sock_parse(self, "sock_recvfrom", args, nargs, 2, &sock)) {
-        return NULL;
+        return tulip_sock_done(self, &sock, NULL);
     }
     size = as_size(args[1]);
     if (size > 0 && tulip_sock_knows_family(self, &sock)) {
         TulipSender from;
-        return receive_bytes(self, &sock, size, &from);
+        result = receive_bytes(self, &sock, size, &from);
     }
-    return tulip_sock_method(self, &sock, self->st->str_recvfrom, args, 2, false);
+    else {
+        result = tulip_sock_method(self, &sock, self->st->str_recvfrom, args, 2,
+                                   false);
+    }
+    return tulip_sock_done(self, &sock, result);
 }
 
 PyObject *
@@ -165,19 +175,20 @@ tulip_loop_py_sock_recvfrom_into(TulipLoop *self, PyObject *const *args,
     UVT_LOCKED(self->lock);
     TulipSock sock;
     size_t size;
+    PyObject *result = NULL;
     if (!tulip_sock_parse(self, "sock_recvfrom_into", args, nargs, 3, &sock)) {
-        return NULL;
+        return tulip_sock_done(self, &sock, NULL);
     }
     size = as_size(args[2]);
     if (size > 0 && tulip_sock_knows_family(self, &sock)) {
         TulipSender from;
-        PyObject *result = receive_into(self, &sock, args[1], size, &from);
-        if (result != NULL || PyErr_Occurred()) {
-            return result;
-        }
+        result = receive_into(self, &sock, args[1], size, &from);
     }
-    return tulip_sock_method(self, &sock, self->st->str_recvfrom_into, args, 3,
-                             false);
+    if (result == NULL && !PyErr_Occurred()) {
+        result = tulip_sock_method(self, &sock, self->st->str_recvfrom_into, args, 3,
+                                   false);
+    }
+    return tulip_sock_done(self, &sock, result);
 }
 
 /* ---- sending ---- */

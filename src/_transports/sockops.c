@@ -74,7 +74,9 @@ is_nonblocking(PyObject *obj)
 static bool
 check_sock(TulipLoop *self, PyObject *obj, TulipSock *sock)
 {
-    *sock = (TulipSock){.obj = obj, .kind = TULIP_SOCK_PLAIN, .fd = -1};
+    sock->obj = obj;
+    sock->kind = TULIP_SOCK_PLAIN;
+    sock->fd = -1;
     if (!tulip_loop_check_fork(self)) {
         return false;
     }
@@ -101,7 +103,8 @@ bool
 tulip_sock_parse(TulipLoop *self, const char *method, PyObject *const *args,
                  Py_ssize_t nargs, Py_ssize_t count, TulipSock *sock)
 {
-    if (nargs != count) {
+    *sock = (TulipSock){.again = nargs == count + 1};
+    if (nargs != count && !sock->again) {
         PyErr_Format(PyExc_TypeError,
                      "%s() takes %zd positional arguments but %zd were given",
                      method, count, nargs);
@@ -142,11 +145,14 @@ tulip_sock_knows_family(TulipLoop *self, const TulipSock *sock)
 static PyObject *
 would_block(TulipLoop *self, TulipSock *sock, bool writable)
 {
+    PyObject *future;
     if (sock->kind == TULIP_SOCK_STRANGE
         && !get_fd(self, sock->obj, &sock->fd)) {
         return NULL;
     }
-    return tulip_sock_wait(self, sock->obj, sock->kind, sock->fd, writable);
+    future = tulip_sock_wait(self, sock->obj, sock->kind, sock->fd, writable);
+    sock->waits = future != NULL;
+    return future;
 }
 
 PyObject *
@@ -190,7 +196,7 @@ tulip_sock_with_sender(TulipLoop *self, PyObject *result, const TulipSender *fro
 /* ---- sending to an address ---- */
 
 PyDoc_STRVAR(sendto_doc,
-"_sock_sendto($self, sock, data, address, /)\n--\n\n"
+"_sock_sendto($self, sock, data, address, awaited=None, /)\n--\n\n"
 "sock.sendto(data, address), or a future to await before the next try.");
 
 static PyObject *
@@ -198,10 +204,12 @@ sock_sendto(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
 {
     UVT_LOCKED(self->lock);
     TulipSock sock;
-    if (!tulip_sock_parse(self, "sock_sendto", args, nargs, 3, &sock)) {
-        return NULL;
+    PyObject *result = NULL;
+    if (tulip_sock_parse(self, "sock_sendto", args, nargs, 3, &sock)) {
+        result = tulip_sock_method(self, &sock, self->st->str_sendto, args, 3,
+                                   true);
     }
-    return tulip_sock_method(self, &sock, self->st->str_sendto, args, 3, true);
+    return tulip_sock_done(self, &sock, result);
 }
 
 /* ---- connections ---- */
@@ -227,39 +235,35 @@ wrap(TulipLoop *self, const TulipSock *listener, int fd)
 }
 
 PyDoc_STRVAR(accept_doc,
-"_sock_accept($self, sock, /)\n--\n\n"
+"_sock_accept($self, sock, awaited=None, /)\n--\n\n"
 "(non-blocking socket, address) of a connection, or a future to await before\n"
 "the next try.");
 
 static PyObject *
-sock_accept(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
+accept_once(TulipLoop *self, TulipSock *sock)
 {
-    UVT_LOCKED(self->lock);
-    TulipSock sock;
     TulipSender peer;
     PyObject *result;
     int fd, nonblocking;
-    if (!tulip_sock_parse(self, "sock_accept", args, nargs, 1, &sock)) {
-        return NULL;
-    }
     /* A listener that blocks would block the loop in accept4(), too: it has no
      * MSG_DONTWAIT. */
-    nonblocking = is_nonblocking(sock.obj);
+    nonblocking = is_nonblocking(sock->obj);
     if (nonblocking < 0) {
         return NULL;
     }
-    if (nonblocking && tulip_sock_knows_family(self, &sock)) {
+    if (nonblocking && tulip_sock_knows_family(self, sock)) {
         do {
             peer.len = sizeof(peer.addr);
-            fd = accept4(sock.fd, (struct sockaddr *)&peer.addr, &peer.len,
+            fd = accept4(sock->fd, (struct sockaddr *)&peer.addr, &peer.len,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
         } while (fd < 0 && errno == EINTR);
         if (fd < 0) {
-            return tulip_sock_failed(self, &sock, false);
+            return tulip_sock_failed(self, sock, false);
         }
-        return tulip_sock_with_sender(self, wrap(self, &sock, fd), &peer);
+        return tulip_sock_with_sender(self, wrap(self, sock, fd), &peer);
     }
-    result = tulip_sock_method(self, &sock, self->st->str_accept, args, 1, false);
+    result = tulip_sock_method(self, sock, self->st->str_accept, &sock->obj, 1,
+                               false);
     if (result != NULL && PyTuple_CheckExact(result)
         && PyTuple_GET_SIZE(result) == 2) {
         PyObject *none = PyObject_CallMethod(PyTuple_GET_ITEM(result, 0),
@@ -272,6 +276,18 @@ sock_accept(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
     return result;
 }
 
+static PyObject *
+sock_accept(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    UVT_LOCKED(self->lock);
+    TulipSock sock;
+    PyObject *result = NULL;
+    if (tulip_sock_parse(self, "sock_accept", args, nargs, 1, &sock)) {
+        result = accept_once(self, &sock);
+    }
+    return tulip_sock_done(self, &sock, result);
+}
+
 PyDoc_STRVAR(check_doc,
 "_sock_check($self, sock, /)\n--\n\n"
 "Raise TypeError for an SSLSocket; in debug mode, ValueError for a socket that\n"
@@ -281,7 +297,7 @@ static PyObject *
 sock_check(TulipLoop *self, PyObject *obj)
 {
     UVT_LOCKED(self->lock);
-    TulipSock sock;
+    TulipSock sock = {0};
     return check_sock(self, obj, &sock) ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -297,28 +313,41 @@ sock_wait(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs)
     UVT_LOCKED(self->lock);
     TulipSock sock;
     int writable;
-    if (!tulip_sock_parse(self, "sock_wait", args, nargs, 2, &sock)) {
+    if (nargs != 2 || !tulip_sock_parse(self, "sock_wait", args, nargs, 2, &sock)) {
+        if (nargs != 2) {
+            PyErr_SetString(PyExc_TypeError, "_sock_wait() takes 2 arguments");
+        }
         return NULL;
     }
     writable = PyObject_IsTrue(args[1]);
     return writable < 0 ? NULL : would_block(self, &sock, writable);
 }
 
+PyDoc_STRVAR(keep_doc,
+"_sock_keep($self, sock, /)\n--\n\n"
+"Have the socket's close() wait for _sock_let_go().");
+
+PyDoc_STRVAR(let_go_doc,
+"_sock_let_go($self, sock, /)\n--\n\n"
+"Undo _sock_keep(), and close what somebody wanted to be closed meanwhile.");
+
 PyDoc_STRVAR(recv_doc,
-"_sock_recv($self, sock, nbytes, /)\n--\n\n"
-"sock.recv(nbytes), or a future to await before the next try.\n\n"
+"_sock_recv($self, sock, nbytes, awaited=None, /)\n--\n\n"
+"sock.recv(nbytes), or a future to await before the next try, which is given that\n"
+"future.  Until then the socket is kept, as by _sock_keep(); if there is no next\n"
+"try, _sock_let_go() is the caller's to call.\n\n"
 "Raises what asyncio's sock_recv() raises.");
 
 PyDoc_STRVAR(recv_into_doc,
-"_sock_recv_into($self, sock, buf, /)\n--\n\n"
+"_sock_recv_into($self, sock, buf, awaited=None, /)\n--\n\n"
 "sock.recv_into(buf), or a future to await before the next try.");
 
 PyDoc_STRVAR(recvfrom_doc,
-"_sock_recvfrom($self, sock, bufsize, /)\n--\n\n"
+"_sock_recvfrom($self, sock, bufsize, awaited=None, /)\n--\n\n"
 "sock.recvfrom(bufsize), or a future to await before the next try.");
 
 PyDoc_STRVAR(recvfrom_into_doc,
-"_sock_recvfrom_into($self, sock, buf, nbytes, /)\n--\n\n"
+"_sock_recvfrom_into($self, sock, buf, nbytes, awaited=None, /)\n--\n\n"
 "sock.recvfrom_into(buf, nbytes), or a future to await before the next try.");
 
 PyDoc_STRVAR(send_doc,
@@ -339,6 +368,8 @@ PyMethodDef tulip_sock_methods[] = {
     {"_sock_send", FAST(tulip_loop_py_sock_send), METH_FASTCALL, send_doc},
     {"_sock_sendto", FAST(sock_sendto), METH_FASTCALL, sendto_doc},
     {"_sock_accept", FAST(sock_accept), METH_FASTCALL, accept_doc},
+    {"_sock_keep", (PyCFunction)tulip_loop_py_sock_keep, METH_O, keep_doc},
+    {"_sock_let_go", (PyCFunction)tulip_loop_py_sock_let_go, METH_O, let_go_doc},
     {"_sock_check", (PyCFunction)sock_check, METH_O, check_doc},
     {"_sock_wait", FAST(sock_wait), METH_FASTCALL, wait_doc},
     {NULL},

@@ -10,6 +10,8 @@ typedef struct TulipSock {
     PyObject *obj;              /* borrowed from the caller */
     TulipSockKind kind;
     int fd;                     /* not of a strange one */
+    bool again;                 /* a wait has ended: the socket is kept */
+    bool waits;                 /* the result is what to await */
 } TulipSock;
 
 /* Where something comes from. */
@@ -19,7 +21,8 @@ typedef struct TulipSender {
 } TulipSender;
 
 /* Checks the number of arguments and the first one, the socket, as asyncio does;
- * false with an exception. */
+ * false with an exception.  One argument more says that the caller has awaited what
+ * the last try returned.  tulip_sock_done() follows, in any case. */
 UVT_CHECKED bool tulip_sock_parse(TulipLoop *self, const char *method,
                                   PyObject *const *args, Py_ssize_t nargs,
                                   Py_ssize_t count, TulipSock *sock);
@@ -39,6 +42,24 @@ UVT_NEW PyObject *tulip_sock_method(TulipLoop *self, TulipSock *sock,
 UVT_NEW PyObject *tulip_sock_with_sender(TulipLoop *self,
                                          UVT_STEALS(2) PyObject *result,
                                          const TulipSender *from);
+
+/* ---- sockkeep.c ---- */
+
+/* The end of a try: begins to keep the socket if the caller is to wait, and lets it
+ * go when he waits no more.  The result, or NULL with an exception. */
+UVT_NEW PyObject *tulip_sock_done_slow(TulipLoop *self, const TulipSock *sock,
+                                       UVT_STEALS(3) PyObject *result);
+
+UVT_NEW static inline PyObject *
+tulip_sock_done(TulipLoop *self, const TulipSock *sock,
+                UVT_STEALS(3) PyObject *result)
+{
+    return sock->waits == sock->again ? result
+                                      : tulip_sock_done_slow(self, sock, result);
+}
+
+PyObject *tulip_loop_py_sock_keep(TulipLoop *self, PyObject *sock);
+PyObject *tulip_loop_py_sock_let_go(TulipLoop *self, PyObject *sock);
 
 /* ---- sockdata.c ---- */
 

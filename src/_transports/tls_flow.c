@@ -221,6 +221,20 @@ take_pause(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(call_protocol_doc,
+"_call_protocol($self, name, /)\n--\n\n"
+"Call a method of the protocol without arguments, in the transport's context.");
+
+static PyObject *
+call_protocol(TulipTLS *self, PyObject *name)
+{
+    UVT_LOCKED(tulip_lock(self->loop));
+    if (self->protocol == NULL) {
+        Py_RETURN_NONE;
+    }
+    return tulip_tls_call(self, name, NULL);
+}
+
 PyMethodDef tulip_tls_flow_methods[] = {
     {"_take_pause", (PyCFunction)take_pause, METH_NOARGS, take_pause_doc},
     {"set_read_buffer_limits", (PyCFunction)(void (*)(void))set_read_limits,
@@ -229,6 +243,7 @@ PyMethodDef tulip_tls_flow_methods[] = {
      get_read_limits_doc},
     {"get_read_buffer_size", (PyCFunction)get_read_size, METH_NOARGS,
      get_read_size_doc},
+    {"_call_protocol", (PyCFunction)call_protocol, METH_O, call_protocol_doc},
     {"set_write_buffer_limits", (PyCFunction)(void (*)(void))set_limits,
      METH_VARARGS | METH_KEYWORDS, set_limits_doc},
     {"get_write_buffer_limits", (PyCFunction)get_limits, METH_NOARGS,

@@ -57,6 +57,18 @@ import_base_number(PyObject **slot, const char *name)
     return rc;
 }
 
+/* A slot of socket.socket; NULL without an exception: it has none of that name. */
+static PyObject *
+find_slot(const TulipState *st, const char *name)
+{
+    PyObject *slot = PyObject_GetAttrString(st->socket_type, name);
+    if (slot == NULL || !Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+        PyErr_Clear();
+        Py_CLEAR(slot);
+    }
+    return slot;
+}
+
 static int
 import_names(TulipState *st)
 {
@@ -116,10 +128,14 @@ module_exec(PyObject *module)
     if (st->uv == NULL || intern_strings(st) < 0 || import_names(st) < 0) {
         return -1;
     }
+    st->socket_io_refs = find_slot(st, "_io_refs");
+    st->socket_closed = find_slot(st, "_closed");
+    st->zero = PyLong_FromLong(0);
+    st->one = PyLong_FromLong(1);
     st->empty_tuple = PyTuple_New(0);
     st->empty_str = PyUnicode_FromString("");
     st->kwnames_loop = PyTuple_Pack(1, st->str_loop);
-    if (st->empty_tuple == NULL || st->empty_str == NULL
+    if (st->zero == NULL || st->one == NULL || st->empty_tuple == NULL || st->empty_str == NULL
         || st->kwnames_loop == NULL) {
         return -1;
     }
@@ -144,6 +160,7 @@ module_exec(PyObject *module)
     DO(future_type) DO(invalid_state) DO(tasks_names) \
     DO(buffered_protocol_type) DO(socket_type) \
     DO(socket_family) DO(socket_kind) DO(socket_proto) DO(address_family) \
+    DO(socket_io_refs) DO(socket_closed) DO(zero) DO(one) \
     DO(address_kind) DO(af_inet) DO(af_inet6) DO(sock_stream) DO(sock_dgram) \
     DO(gaierror) DO(extract_stack) DO(format_source) DO(logger) \
     DO(empty_tuple) DO(empty_str) DO(kwnames_loop)

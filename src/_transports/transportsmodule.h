@@ -36,6 +36,8 @@ typedef struct TulipState {
     PyObject *socket_family;            /* that its base has as `family`, ... */
     PyObject *socket_kind;              /* ... `type` ... */
     PyObject *socket_proto;             /* ... and `proto` */
+    PyObject *socket_io_refs;           /* the slots `_io_refs` ... */
+    PyObject *socket_closed;            /* ... and `_closed` of it, or NULL */
     PyObject *address_family;           /* socket.AddressFamily, ... */
     PyObject *address_kind;             /* ... SocketKind, */
     PyObject *af_inet, *af_inet6;       /* ... and their usual members */
@@ -44,6 +46,7 @@ typedef struct TulipState {
     PyObject *extract_stack;            /* asyncio.format_helpers.extract_stack */
     PyObject *format_source;    /* asyncio.format_helpers._format_callback_source */
     PyObject *logger;                   /* asyncio.log.logger */
+    PyObject *zero, *one;
     PyObject *empty_tuple;
     PyObject *empty_str;
     PyObject *kwnames_loop;             /* ("loop",) */
