@@ -3,14 +3,16 @@
 A relative link of a Markdown file leads to a file.  A C file opens with a comment
 and has at most 600 lines.  What stands in a source folder is named in the folder's
 meson.build.  Nothing is marked as open, and no path of the machine
-that a file was written on stands in it.  What Python calls with an object of a loop's
-begins with the loop's lock (src/_uv/locked.h).
+that a file was written on stands in it.  The C code has the locks that a Python without
+the GIL needs (check_locks.py).
 """
 
 import pathlib
 import re
 import sys
 from collections.abc import Iterator
+
+import check_locks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("src", "python", "tests", "bench", "docs", "examples", "tools", ".ci")
@@ -21,23 +23,6 @@ MAX_LINES = 600
 OPEN_END = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 MACHINE_PATH = re.compile("/(ro" + "ot|ho" + "me|wo" + "rk)/")
 GIL_STATE = re.compile("PyGIL" + "State_")
-# Rows of method tables and of attributes, and the struct that the first argument is.
-ROW = re.compile(r"\{\s*(?:\"[^\"]*\"|\w+),([^{}\"]*?),\s*METH_")
-ATTRIBUTE = re.compile(r"\([gs]etter\)\s*(\w+)")
-SELF = re.compile(r"\(((?:Uvt|Tulip|Fs|Work)\w+) \*(?!Py_UNUSED)")
-# Without a lock: UvtLock and UvtDir belong to no loop, handles that wait to be called
-# have a critical section of their own; the rest reads what is atomic, or waits for
-# nobody on purpose.
-LOCKLESS_TYPES = {"UvtLock", "UvtDir", "TulipCallback"}
-LOCKLESS = {
-    "loop_check_thread",
-    "loop_get_debug",
-    "loop_get_debug_attribute",
-    "loop_get_thread_id",
-    "loop_is_closed",
-    "loop_is_running",
-    "tulip_loop_py_call_soon_threadsafe",
-}
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -83,38 +68,14 @@ def check_listed(folder: pathlib.Path) -> Iterator[str]:
         yield f"1: {name} is not {'there' if name in named else 'listed'}"
 
 
-def check_locks(sources: dict[pathlib.Path, str]) -> Iterator[str]:
-    """Functions in a table that do not begin with the lock, though they have a loop."""
-    for path, text in sources.items():
-        names = {re.findall(r"\w+", row)[-1] for row in ROW.findall(text)}
-        names |= set(ATTRIBUTE.findall(text))
-        for name in sorted(names - LOCKLESS):
-            # `static` ones are in the same file, others in one of the same folder.
-            begin = re.compile(rf"^{name}(\([^{{;]*?\))\n\{{\n(.*)", re.MULTILINE)
-            others = [
-                other
-                for place, other in sources.items()
-                if place.parent == path.parent and place != path
-            ]
-            found = next(filter(None, map(begin.search, [text, *others])), None)
-            struct = SELF.match(found[1]) if found else None
-            if (
-                found
-                and struct
-                and struct[1] not in LOCKLESS_TYPES
-                and "UVT_LOCKED(" not in found[2]
-            ):
-                yield f"{path.relative_to(ROOT)}: {name}() has no UVT_LOCKED"
-
-
 def main() -> int:
     count = 0
     bad = 0
     sources = {
-        path: path.read_text(encoding="utf-8")
-        for path in sorted((ROOT / "src").rglob("*.c"))
+        path.relative_to(ROOT): path.read_text(encoding="utf-8")
+        for path in sorted((ROOT / "src").rglob("*.[ch]"))
     }
-    for problem in check_locks(sources):
+    for problem in check_locks.problems(sources):
         print(problem)
         bad += 1
     for path in files():

@@ -47,6 +47,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
 static int
 loop_init(TulipLoop *self, PyObject *args, PyObject *kwds)
 {
+    UVT_LOCKED((PyObject *)self);       /* there is no other lock yet */
     const UvtCAPI *api = self->st->uv;
     if (PyTuple_GET_SIZE(args) > 0
         || (kwds != NULL && PyDict_GET_SIZE(kwds) > 0)) {

@@ -134,7 +134,7 @@ tulip_get_extra_info(PyObject *transport, PyObject *extra, TulipAsk ask,
         return NULL;
     }
     if (extra != NULL && PyDict_Check(extra)) {
-        found = Py_XNewRef(PyDict_GetItemWithError(extra, name));
+        (void)PyDict_GetItemRef(extra, name, &found);
     }
     if (found == NULL && !PyErr_Occurred() && PyUnicode_Check(name)) {
         found = ask(transport, name);

@@ -278,6 +278,42 @@ PyDoc_STRVAR(server_doc,
 "Serves the bound uv.TCP and uv.Pipe handles, a list, once _start() is called.\n"
 "The factory and the protocols run in copies of the context that is current now.");
 
+/* NULL with an exception. */
+static TulipServer *
+make_server(PyTypeObject *type, TulipState *st, TulipLoop *loop, PyObject *factory,
+            PyObject *handles)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(handles);
+    TulipServer *self;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (tulip_stream_uv(st->uv, PyTuple_GET_ITEM(handles, i)) == NULL) {
+            return NULL;
+        }
+    }
+    self = (TulipServer *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->st = st;
+    self->loop = (TulipLoop *)Py_NewRef((PyObject *)loop);
+    self->factory = Py_NewRef(factory);
+    self->context = PyContext_CopyCurrent();
+    self->listeners = PyMem_Calloc((size_t)count + 1, sizeof(TulipListener));
+    if (self->context == NULL || self->listeners == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_NoMemory();
+        }
+        Py_DECREF(self);
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        self->listeners[i].handle = Py_NewRef(PyTuple_GET_ITEM(handles, i));
+        self->listeners[i].fd = -1;
+        self->count++;
+    }
+    return self;
+}
+
 static PyObject *
 server_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
 {
@@ -299,33 +335,14 @@ server_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         return NULL;
     }
     UVT_LOCKED(tulip_lock((TulipLoop *)loop));
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(handles); i++) {
-        if (tulip_stream_uv(st->uv, PyList_GET_ITEM(handles, i)) == NULL) {
-            return NULL;
-        }
-    }
-    self = (TulipServer *)type->tp_alloc(type, 0);
-    if (self == NULL) {
+    handles = PyList_AsTuple(handles);      /* nobody changes this one */
+    if (handles == NULL) {
         return NULL;
     }
-    self->st = st;
-    self->loop = (TulipLoop *)Py_NewRef(loop);
-    self->factory = Py_NewRef(factory);
-    self->backlog = backlog;
-    self->context = PyContext_CopyCurrent();
-    self->listeners = PyMem_Calloc((size_t)PyList_GET_SIZE(handles) + 1,
-                                   sizeof(TulipListener));
-    if (self->context == NULL || self->listeners == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_NoMemory();
-        }
-        Py_DECREF(self);
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(handles); i++) {
-        self->listeners[i].handle = Py_NewRef(PyList_GET_ITEM(handles, i));
-        self->listeners[i].fd = -1;
-        self->count++;
+    self = make_server(type, st, (TulipLoop *)loop, factory, handles);
+    Py_DECREF(handles);
+    if (self != NULL) {
+        self->backlog = backlog;
     }
     return (PyObject *)self;
 }

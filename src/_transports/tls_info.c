@@ -76,7 +76,7 @@ tulip_tls_get_extra_info(TulipTLS *self, PyObject *args, PyObject *kwds)
         return NULL;
     }
     if (self->extra != NULL && PyDict_Check(self->extra)) {
-        found = Py_XNewRef(PyDict_GetItemWithError(self->extra, name));
+        (void)PyDict_GetItemRef(self->extra, name, &found);
     }
     if (found == NULL && !PyErr_Occurred() && PyUnicode_Check(name)) {
         found = ask_any_time(self, name);

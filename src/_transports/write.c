@@ -252,6 +252,11 @@ stream_writelines(TulipStream *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     list = PySequence_Fast(arg, "list_of_data must be iterable");
+#ifdef Py_GIL_DISABLED
+    if (list != NULL) {     /* another thread may change it meanwhile */
+        Py_SETREF(list, PySequence_Tuple(list));
+    }
+#endif
     if (list == NULL) {
         return NULL;
     }

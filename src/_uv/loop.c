@@ -241,6 +241,7 @@ loop_default_loop(PyObject *cls, PyObject *Py_UNUSED(ignored))
         return old;
     }
     loop = PyObject_CallNoArgs(cls);
+    UVT_LOCKED(uvt_lock_of(st, loop));
     if (loop == NULL || !uvt_loop_check_arg(st, loop)) {
         Py_XDECREF(loop);
         Py_XDECREF(old);

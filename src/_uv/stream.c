@@ -31,6 +31,26 @@ fd_of(const void *uv_handle)
     return uv_fileno(uv_handle, &fd) == 0 ? fd : -1;
 }
 
+/* In the place of on_read, which the consumer's `alloc` has taken away: libuv calls
+ * what is there after it, once. */
+static void
+on_unread(uv_stream_t *uv, ssize_t Py_UNUSED(nread), const uv_buf_t *Py_UNUSED(buf))
+{
+    uv->read_cb = NULL;
+}
+
+static void
+ask_consumer(UvtHandle *self, uv_stream_t *uv, size_t suggested, uv_buf_t *buf)
+{
+    Py_INCREF(self);
+    UVT_TELL_CONSUMER(self, alloc, owner, suggested, buf);
+    if (uv->read_cb == NULL) {          /* stopped, released or closed */
+        *buf = uv_buf_init(NULL, 0);
+        uv->read_cb = on_unread;
+    }
+    Py_DECREF(self);
+}
+
 static void
 on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
 {
@@ -48,7 +68,7 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
     }
     if (self->consumer != NULL && self->consumer->alloc != NULL) {
         uvt_loop_attach(loop);
-        UVT_TELL_CONSUMER(self, alloc, owner, suggested, buf);
+        ask_consumer(self, (uv_stream_t *)uv, suggested, buf);
     }
     else if (self->reads_into) {
         uvt_read_into_alloc(self, buf);
@@ -86,6 +106,7 @@ read_once(uv_stream_t *uv, ssize_t *nread, uv_buf_t *buf)
 {
     on_alloc((uv_handle_t *)uv, UVT_SLAB_SIZE, buf);
     if (uv->read_cb != on_read) {
+        uv->read_cb = NULL;
         return false;
     }
     if (buf->base == NULL || buf->len == 0) {

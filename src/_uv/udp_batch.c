@@ -38,6 +38,32 @@ announce(UvtHandle *self)
     UVT_TELL_CONSUMER(self, readable, owner);
 }
 
+/* In the place of on_recv, which the consumer's `alloc` has taken away: libuv calls
+ * what is there after it, once. */
+static void
+on_unreceived(uv_udp_t *uv, ssize_t Py_UNUSED(nread), const uv_buf_t *Py_UNUSED(buf),
+              const struct sockaddr *Py_UNUSED(addr), unsigned Py_UNUSED(flags))
+{
+    uv->recv_cb = NULL;
+}
+
+static void
+ask_consumer(UvtHandle *self, uv_udp_t *uv, size_t suggested, uv_buf_t *buf)
+{
+    bool batch = uv_udp_using_recvmmsg(uv);
+    Py_INCREF(self);
+    UVT_TELL_CONSUMER(self, alloc, owner, batch ? BATCH_SIZE : suggested, buf);
+    /* With less than one chunk libuv up to 1.44 would ask for ever. */
+    if (uv->recv_cb == NULL || uv_is_closing((uv_handle_t *)uv)
+        || (batch && buf->len < CHUNK_SIZE)) {
+        *buf = uv_buf_init(NULL, 0);
+    }
+    if (uv->recv_cb == NULL) {
+        uv->recv_cb = on_unreceived;
+    }
+    Py_DECREF(self);
+}
+
 static void
 on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
 {
@@ -53,11 +79,7 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
     }
     else if (self->consumer != NULL && self->consumer->alloc != NULL) {
         uvt_loop_attach(loop);
-        UVT_TELL_CONSUMER(self, alloc, owner, batch ? BATCH_SIZE : suggested, buf);
-        /* With less than one chunk libuv up to 1.44 would ask for ever. */
-        if (batch && buf->len < CHUNK_SIZE) {
-            *buf = uv_buf_init(NULL, 0);
-        }
+        ask_consumer(self, (uv_udp_t *)uv, suggested, buf);
     }
     else if (batch) {
         *buf = uv_buf_init(((UvtUDP *)self)->batch, (unsigned)BATCH_SIZE);

@@ -1,42 +1,19 @@
 """The C API, by an extension built out of tree against the installed header."""
 
 import gc
-import importlib.util
 import os
 import pathlib
-import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tracemalloc
 import weakref
 
 import pytest
 
-import uvtulip
+from cmodulesupport import build, load
 from uvtulip import uv
-
-
-def build(name, folder):
-    source = pathlib.Path(__file__).with_name(name + ".c")
-    target = folder / (name + sysconfig.get_config_var("EXT_SUFFIX"))
-    libuv = subprocess.run(["pkg-config", "--cflags", "--libs", "libuv"],
-                           check=True, capture_output=True, text=True).stdout
-    subprocess.run(
-        [*shlex.split(os.environ.get("CC", "cc")), "-shared", "-fPIC", "-O1",
-         "-Wall", "-Werror", "-I", sysconfig.get_path("include"),
-         "-I", uvtulip.get_include(), str(source), *shlex.split(libuv),
-         "-o", str(target)], check=True)
-    return load(name, target)
-
-
-def load(name, target):
-    spec = importlib.util.spec_from_file_location(name, target)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
