@@ -159,8 +159,8 @@ on_closed(PyObject *owner)
     }
     drop_cancelled(self);
     if (mask_of(self) != 0 && start(self, mask_of(self)) < 0) {
-        tulip_loop_report(loop, "A descriptor of add_reader() or add_writer() cannot "
-                          "be watched any more", NULL, NULL, NULL);
+        tulip_loop_report(loop, "A descriptor cannot be watched any more", NULL, NULL,
+                          NULL);
     }
 }
 
@@ -291,8 +291,7 @@ add(TulipLoop *loop, int fd)
     PyObject *key;
     int rc = -1;
 
-    if (loop->readiness == NULL
-        && (loop->readiness = PyDict_New()) == NULL) {
+    if (loop->readiness == NULL && (loop->readiness = PyDict_New()) == NULL) {
         return NULL;
     }
     self = (Watcher *)tp->tp_alloc(tp, 0);
@@ -467,11 +466,8 @@ add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
 static PyObject *
 as_none(UVT_STEALS(1) PyObject *result)
 {
-    if (result == NULL) {
-        return NULL;
-    }
-    Py_DECREF(result);
-    Py_RETURN_NONE;
+    Py_XDECREF(result);
+    return result != NULL ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyObject *
@@ -511,8 +507,7 @@ tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
     UVT_LOCKED(self->lock);
-    return as_none(add_callback(self, "add_reader", args, nargs, kwnames,
-                                UV_READABLE));
+    return as_none(add_callback(self, "add_reader", args, nargs, kwnames, UV_READABLE));
 }
 
 PyObject *
@@ -520,8 +515,7 @@ tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
                          Py_ssize_t nargs, PyObject *kwnames)
 {
     UVT_LOCKED(self->lock);
-    return as_none(add_callback(self, "add_writer", args, nargs, kwnames,
-                                UV_WRITABLE));
+    return as_none(add_callback(self, "add_writer", args, nargs, kwnames, UV_WRITABLE));
 }
 
 /* As asyncio's methods of these names, for code written against those. */
