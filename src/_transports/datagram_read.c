@@ -213,12 +213,26 @@ on_readable(PyObject *owner)
     tulip_datagram_maybe_pause(self);
 }
 
+static void
+cannot_watch(TulipDatagram *self, int rc)
+{
+    self->flags &= ~(unsigned)(TULIP_D_READING | TULIP_D_WATCHING);
+    errno = -rc;
+    (void)PyErr_SetFromErrno(PyExc_OSError);
+    tulip_datagram_fatal(self);
+}
+
 /* The same from a Poll, which also tells of room for more to be sent.  An error of
  * the socket stops a Poll; receiving finds out which one it is. */
 static void
 on_ready(PyObject *owner, int status, int events)
 {
     TulipDatagram *self = (TulipDatagram *)owner;
+    if (status == UV_ENOSPC || status == UV_ENOMEM) {
+        self->polled = 0;
+        cannot_watch(self, status);     /* the kernel has no memory for it */
+        return;
+    }
     if (status < 0) {
         if (self->fd < 0 || fcntl(self->fd, F_GETFD) < 0) {
             self->fd = -1;
@@ -254,15 +268,6 @@ wants_reading(const TulipDatagram *self)
     return (self->flags & (TULIP_D_STARTED | TULIP_D_PAUSED | TULIP_D_CLOSING))
                == TULIP_D_STARTED
         && self->held == NULL;
-}
-
-static void
-cannot_watch(TulipDatagram *self, int rc)
-{
-    self->flags &= ~(unsigned)(TULIP_D_READING | TULIP_D_WATCHING);
-    errno = -rc;
-    (void)PyErr_SetFromErrno(PyExc_OSError);
-    tulip_datagram_fatal(self);
 }
 
 void

@@ -64,8 +64,11 @@ make_handle(TulipServer *self, TulipListener *listener, int fd)
         Py_XDECREF(handle);
         return NULL;
     }
-    rc = listener->is_tcp ? uv_tcp_open((uv_tcp_t *)uv, fd)
-                          : uv_pipe_open((uv_pipe_t *)uv, fd);
+    rc = api->reserve(handle, fd);
+    if (rc == 0) {
+        rc = listener->is_tcp ? uv_tcp_open((uv_tcp_t *)uv, fd)
+                              : uv_pipe_open((uv_pipe_t *)uv, fd);
+    }
     if (rc < 0) {
         PyObject *exc = api->oserror(rc, listener->is_tcp ? "uv_tcp_open"
                                                           : "uv_pipe_open");

@@ -46,6 +46,7 @@ typedef struct TulipLookups {
     List queue;                     /* shared */
     List done;                      /* shared */
     uv_async_t *wakeup;             /* shared; NULL: the loop is closed */
+    int (*send)(uv_async_t *wakeup);
     unsigned threads, idle, queued; /* shared */
     pid_t pid;                      /* that of the threads */
     PyObject *async;                /* uv.Async of wakeup; strong */
@@ -201,7 +202,7 @@ answer(TulipLookups *pool, Query *query)
     (void)pthread_mutex_lock(&pool->lock);
     list_append(&pool->done, query);
     if (pool->wakeup != NULL) {
-        (void)uv_async_send(pool->wakeup);
+        (void)pool->send(pool->wakeup);
     }
 }
 
@@ -405,9 +406,10 @@ open_wakeup(TulipLoop *loop, TulipLookups *pool)
     uv_unref(uv);       /* it does not keep the raw loop's run() */
     pool->async = async;
     (void)pthread_mutex_lock(&pool->lock);
+    pool->send = api->async_send;
     pool->wakeup = (uv_async_t *)uv;
     if (pool->done.first != NULL) {
-        (void)uv_async_send(pool->wakeup);
+        (void)pool->send(pool->wakeup);
     }
     (void)pthread_mutex_unlock(&pool->lock);
     return 0;

@@ -91,7 +91,7 @@ wake(TulipLoop *self)
 {
     if (self->polling) {
         self->polling = false;
-        (void)uv_async_send(self->wakeup_uv);
+        (void)self->st->uv->async_send(self->wakeup_uv);
     }
 }
 

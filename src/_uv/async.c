@@ -9,8 +9,7 @@
 #include "args.h"
 #include "consumer.h"
 #include "fork.h"
-#include "handle.h"
-#include "loop.h"
+#include "guards.h"
 
 static void
 on_async(uv_async_t *uv)
@@ -96,7 +95,7 @@ async_send(UvtHandle *self, PyObject *Py_UNUSED(ignored))
         uvt_fork_raise();
         return NULL;
     }
-    rc = uv_async_send(&self->box->uv.async);
+    rc = uvt_guard_send(&self->box->uv.async);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_async_send");
     }

@@ -19,6 +19,7 @@
  */
 #include "errors.h"
 #include "fork.h"
+#include "guards.h"
 #include "process.h"
 #include "signals.h"
 #include "uvpoll.h"
@@ -218,7 +219,8 @@ watch(UvtCore *core, UvtChild *self)
         return false;
     }
     uvt_guard_fresh_fd(core, fd);
-    if (core->lost || uv_poll_init(&core->uv, &self->poll, fd) < 0) {
+    if (core->lost || uvt_guard_reserve(&core->uv, fd) < 0
+        || uv_poll_init(&core->uv, &self->poll, fd) < 0) {
         (void)close(fd);
         return false;
     }
@@ -401,6 +403,11 @@ uvt_children_prepare(UvtLoop *loop)
 {
     UvtCore *core = loop->core;
     UvtChildren *children = core->children;
+    int rc = uvt_guard_own_fds(core) ? uvt_siglock_check(loop->st) : UV_EBADF;
+    if (rc < 0) {
+        uvt_raise(loop->st, UVT_EXC_PROCESS, rc, "uv_spawn");
+        return -1;
+    }
     uvt_graves_reap(loop->graves);
     reap_seen(core);
     if (children == NULL) {

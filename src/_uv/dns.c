@@ -228,8 +228,10 @@ ask_later(UvtLoop *loop, const Question *question, PyObject *callback)
         Py_DECREF(self);
         return NULL;
     }
-    uvt_task_begin(self, &job->base);
-    rc = start_addresses(loop, &job->req, on_addresses, question);
+    rc = uvt_task_begin(self, &job->base);
+    if (rc == 0) {
+        rc = start_addresses(loop, &job->req, on_addresses, question);
+    }
     if (rc < 0) {
         uvt_task_refused(self);
         Py_DECREF(self);
@@ -359,8 +361,10 @@ name_later(UvtLoop *loop, const struct sockaddr *addr, int flags,
         Py_DECREF(self);
         return NULL;
     }
-    uvt_task_begin(self, &job->base);
-    rc = uv_getnameinfo(&loop->core->uv, &job->req, on_name, addr, flags);
+    rc = uvt_task_begin(self, &job->base);
+    if (rc == 0) {
+        rc = uv_getnameinfo(&loop->core->uv, &job->req, on_name, addr, flags);
+    }
     if (rc < 0) {
         uvt_task_refused(self);
         Py_DECREF(self);

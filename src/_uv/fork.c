@@ -10,11 +10,12 @@
  */
 #include "fork.h"
 #include "consumer.h"
-#include "handle.h"
+#include "guards.h"
 #include "process.h"
 #include "signals.h"
 #include "task.h"
 
+#include <limits.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -53,22 +54,6 @@ uvt_fork_leave(UvtLoop *loop)
 
 /* ---- a fork inside of uv_run ---- */
 
-/* The watcher of the handle's own descriptor; NULL: it has none. */
-static uv__io_t *
-watcher_of(UvtBox *box)
-{
-    switch (box->uv.handle.type) {
-    case UV_TCP:
-    case UV_NAMED_PIPE:
-    case UV_TTY:
-        return &box->uv.stream.io_watcher;
-    case UV_UDP:
-        return &box->uv.udp.io_watcher;
-    default:
-        return NULL;
-    }
-}
-
 /* Empties a queue of libuv's, or takes an entry out of one. */
 static void
 unlink_queue(void *entry)
@@ -86,7 +71,7 @@ unlink_queue(void *entry)
 static void
 disarm(UvtBox *box)
 {
-    uv__io_t *watcher = watcher_of(box);
+    uv__io_t *watcher = uvt_box_watcher(box);
     if (watcher == NULL || uv_is_closing(&box->uv.handle)) {
         return;
     }
@@ -179,6 +164,7 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     UvtState *st = uvt_state(module);
     UvtLoop *loop = st->loops, *next;
+    uvt_siglock_after_fork(st, true);
     st->graves->first = NULL;
     st->graves->strays = NULL;
     Py_XINCREF(loop);
@@ -191,31 +177,49 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyMethodDef after_fork_def = {
-    "_after_fork", after_fork, METH_NOARGS,
-    "_after_fork($module, /)\n--\n\nGive up the parent's loops in a child.",
+static PyObject *
+before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    uvt_siglock_before_fork(uvt_state(module));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    uvt_siglock_after_fork(uvt_state(module), false);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef fork_defs[] = {
+    {"_before_fork", before_fork, METH_NOARGS,
+     "_before_fork($module, /)\n--\n\nKeep libuv from descriptors 0 to 2."},
+    {"_after_fork_in_parent", after_fork_in_parent, METH_NOARGS,
+     "_after_fork_in_parent($module, /)\n--\n\nGive those free again."},
+    {"_after_fork", after_fork, METH_NOARGS,
+     "_after_fork($module, /)\n--\n\nGive up the parent's loops in a child."},
 };
 
 int
 uvt_fork_setup(PyObject *module)
 {
-    PyObject *os = PyImport_ImportModule("os"), *function, *result = NULL;
+    PyObject *os = PyImport_ImportModule("os"), *result = NULL;
     PyObject *call = NULL, *args = NULL, *kwds = NULL;
     if (os == NULL) {
         return -1;
     }
-    function = PyCFunction_New(&after_fork_def, module);
     call = PyObject_GetAttrString(os, "register_at_fork");
     args = PyTuple_New(0);
-    kwds = function != NULL
-        ? Py_BuildValue("{s:O}", "after_in_child", function) : NULL;
+    kwds = Py_BuildValue("{s:N,s:N,s:N}",
+                         "before", PyCFunction_New(&fork_defs[0], module),
+                         "after_in_parent", PyCFunction_New(&fork_defs[1], module),
+                         "after_in_child", PyCFunction_New(&fork_defs[2], module));
     if (call != NULL && args != NULL && kwds != NULL) {
         result = PyObject_Call(call, args, kwds);
     }
     Py_XDECREF(kwds);
     Py_XDECREF(args);
     Py_XDECREF(call);
-    Py_XDECREF(function);
     Py_DECREF(os);
     Py_XDECREF(result);
     return result != NULL ? 0 : -1;
@@ -241,12 +245,22 @@ int
 uvt_fork_adopt(UvtLoop *loop)
 {
     UvtCore *core = loop->core;
+    UvtLowFds low;
     int rc;
     core->forked = false;
     core->pid = getpid();
     core->owner = loop;
     loop->thread_id = 0;
-    rc = uv_loop_fork(&core->uv);
+    uvt_low_take(&low);
+    rc = uvt_reserve_fill(PATH_MAX + 1);    /* for the name of a watched file */
+    if (rc == 0) {
+        rc = uv_loop_fork(&core->uv);
+    }
+    if (rc == 0) {
+        rc = uvt_guard_watch_own(core);
+    }
+    uvt_reserve_empty();
+    uvt_low_give(&low);
     uvt_signals_adopt(core);
     give_up_jobs(core);
     uvt_wakeup_free(loop);      /* its descriptors are the parent's, too */
@@ -267,7 +281,7 @@ uvt_fork_close(int fd, mode_t kind)
 static void
 close_inherited(UvtBox *box)
 {
-    const uv__io_t *watcher = watcher_of(box);
+    const uv__io_t *watcher = uvt_box_watcher(box);
     int own = box->hidden_fd > 0 ? box->hidden_fd - 1
             : watcher != NULL ? watcher->fd : -1;
     uvt_fork_close(own, box->uv.handle.type == UV_TTY ? S_IFCHR : S_IFSOCK);

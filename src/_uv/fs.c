@@ -144,8 +144,10 @@ start(FsTask *self, FsJob *job, PyObject *const *given)
         return 1;
     }
     self->path = Py_XNewRef(job->call.path);
-    uvt_task_begin(&self->base, &job->base);
-    rc = job->op->start(&loop->core->uv, &job->call, &job->req, on_fs);
+    rc = uvt_task_begin(&self->base, &job->base);
+    if (rc == 0) {
+        rc = job->op->start(&loop->core->uv, &job->call, &job->req, on_fs);
+    }
     if (rc == 0 && job->call.request != NULL) {
         job->base.req = job->call.request;
     }

@@ -5,7 +5,7 @@
 #include "fswatch.h"
 #include "args.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 
 #define ALL_FLAGS \
     (UV_FS_EVENT_WATCH_ENTRY | UV_FS_EVENT_STAT | UV_FS_EVENT_RECURSIVE)
@@ -60,6 +60,28 @@ PyDoc_STRVAR(start_doc,
 "Raises TypeError, ValueError, HandleClosedError, FSEventError (ENOENT; ENOSPC:\n"
 "the system allows no more).");
 
+/* With the first one of a loop, libuv makes what all of them have in common. */
+static int
+start(UvtHandle *self, const char *path, unsigned flags)
+{
+    UvtCore *core = self->loop->core;
+    UvtLowFds low;
+    int rc = core->uv.inotify_fd < 0 ? uvt_guard_reserve_next(core) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    uvt_low_take(&low);
+    rc = uv_fs_event_start(&self->box->uv.fs_event, on_event, path, flags);
+    uvt_low_give(&low);
+    if (rc == 0) {
+        rc = uvt_guard_watch_io(core, &core->uv.inotify_read_watcher);
+        if (rc < 0) {
+            (void)uv_fs_event_stop(&self->box->uv.fs_event);
+        }
+    }
+    return rc;
+}
+
 static PyObject *
 fsevent_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames)
@@ -82,8 +104,7 @@ fsevent_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     (void)uv_fs_event_stop(&self->box->uv.fs_event);
-    rc = uv_fs_event_start(&self->box->uv.fs_event, on_event,
-                           PyBytes_AS_STRING(path), (unsigned)flags);
+    rc = start(self, PyBytes_AS_STRING(path), (unsigned)flags);
     Py_DECREF(path);
     uvt_handle_update(self);
     if (rc < 0) {

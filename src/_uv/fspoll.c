@@ -7,7 +7,8 @@
 #include "errors.h"
 #include "fs.h"
 #include "fswatch.h"
-#include "loop.h"
+#include "guards.h"
+#include "pool.h"
 
 #include <limits.h>
 
@@ -109,13 +110,19 @@ fspoll_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(path);
         return NULL;
     }
-    rc = stop_and_renew(self);
+    rc = uvt_guard_own_fds(self->loop->core) ? uvt_pool_prepare(self->st) : UV_EBADF;
+    /* libuv copies the path each time, and aborts if it cannot. */
+    if ((size_t)PyBytes_GET_SIZE(path) >= self->loop->core->reserve) {
+        self->loop->core->reserve = (size_t)PyBytes_GET_SIZE(path) + 1;
+    }
+    if (rc == 0) {
+        rc = stop_and_renew(self);
+    }
     if (rc == 0) {
         rc = uv_fs_poll_start(&self->box->uv.fs_poll, on_change,
                               PyBytes_AS_STRING(path), (unsigned)interval);
     }
     Py_DECREF(path);
-    self->st->pool_pid = self->loop->core->pid;
     uvt_handle_update(self);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_fs_poll_start");

@@ -1,18 +1,19 @@
-/* Keeps libuv from abort().  It aborts when epoll refuses a descriptor in the
- * poll: one that was closed, or closed and reused, behind the back of the handle
- * that watches it.  So each descriptor that the next poll is to watch in another
- * way is looked at before, on the loop's thread, attached; and those that libuv has
- * for itself when a run begins and before the loop is freed.
+/* Keeps libuv from abort() over the descriptors of handles.  It aborts when epoll
+ * refuses one in the poll: one that was closed, or closed and reused, behind the
+ * back of the handle that watches it, or one for which the kernel has no memory
+ * left.  So what is new to the next poll is registered here before, on the loop's
+ * thread, attached, and taken off libuv's list: libuv has nothing to register then.
  *
  * libuv offers no list of them: the queue of watchers and the table by
  * descriptor are read from its uv_loop_t, where the public header declares
  * them.  Both kinds of queue node that libuv has had are two pointers, the
  * first to the next node.
  */
-#include "handle.h"
+#include "guards.h"
 #include "listen.h"
-#include "loop.h"
 #include "process.h"
+#include "stream.h"
+#include "udp.h"
 #include "uvpoll.h"
 
 #include <errno.h>
@@ -47,19 +48,78 @@ uvt_guard_can_watch(const UvtCore *core, int fd)
     return errno == EEXIST;
 }
 
-/* Whether libuv's next epoll_ctl() for it will do.  What is in the poll already
- * is to be modified there, which fails when its number is another file's by now:
- * so this modifies it, as libuv will. */
-static bool
-can_poll(const UvtCore *core, const uv__io_t *watcher)
+/* ---- registering ---- */
+
+static void
+unlink_node(Node *node)
+{
+    node->prev->next = node->next;
+    node->next->prev = node->prev;
+    node->next = node->prev = node;
+}
+
+/* As libuv does it.  One that it knows is not in epoll can be there: stopping a
+ * stream leaves it.  A libuv status. */
+static int
+enlist(UvtCore *core, uv__io_t *watcher)
 {
     struct epoll_event event = {.events = watcher->pevents};
-    if (watcher->events == 0) {
-        return uvt_guard_can_watch(core, watcher->fd);
-    }
+    int epoll_fd = core->uv.backend_fd;
+    bool known = watcher->events != 0;
     event.data.fd = watcher->fd;
-    return epoll_ctl(core->uv.backend_fd, EPOLL_CTL_MOD, watcher->fd, &event) == 0;
+    if ((known || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, watcher->fd, &event) < 0)
+        && ((!known && errno != EEXIST)
+            || epoll_ctl(epoll_fd, EPOLL_CTL_MOD, watcher->fd, &event) < 0)) {
+        return uv_translate_sys_error(errno);
+    }
+    watcher->events = watcher->pevents;
+    return 0;
 }
+
+/* It stays on the list: what is closed before the poll is noticed there. */
+int
+uvt_guard_watch_io(UvtCore *core, uv__io_t *watcher)
+{
+    return watcher->events != watcher->pevents ? enlist(core, watcher) : 0;
+}
+
+void
+uvt_guard_feed(uv_loop_t *uv, uv__io_t *watcher)
+{
+    Node *queue = (Node *)&uv->pending_queue;
+    Node *node = (Node *)&watcher->pending_queue;
+    if (node->next == node) {
+        node->next = queue;
+        node->prev = queue->prev;
+        queue->prev->next = node;
+        queue->prev = node;
+    }
+}
+
+uv__io_t *
+uvt_box_watcher(UvtBox *box)
+{
+    switch (box->uv.handle.type) {
+    case UV_TCP:
+    case UV_NAMED_PIPE:
+    case UV_TTY:
+        return &box->uv.stream.io_watcher;
+    case UV_UDP:
+        return &box->uv.udp.io_watcher;
+    default:
+        return NULL;
+    }
+}
+
+int
+uvt_guard_watch(UvtBox *box)
+{
+    uv__io_t *watcher = box->uv.handle.type == UV_POLL ? &box->uv.poll.io_watcher
+                                                       : uvt_box_watcher(box);
+    return uvt_guard_watch_io(box->uv.handle.loop->data, watcher);
+}
+
+/* ---- what cannot be registered ---- */
 
 /* The box that the watcher is a part of; NULL for one of libuv's own.  Not by
  * descriptor: of several handles for it, only one watches. */
@@ -81,61 +141,81 @@ find_box(UvtCore *core, const uv__io_t *watcher)
  * the number once more: when it has been given out again, its new owner gets
  * it back.  A device that nobody can watch is still the handle's own. */
 static void
-close_lost(UvtBox *box, int fd)
+close_lost(UvtBox *box, UvtHandle *owner, int fd)
 {
-    UvtHandle *owner = uvt_box_owner(box);
     bool own = owner != NULL && owner->unwatchable;
     int flags = fcntl(fd, F_GETFD);
-    int kept = own || flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int kept = own || flags < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
     uvt_box_end(box);
-    Py_XDECREF(owner);
     if (kept >= 0) {
         (void)dup3(kept, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0);
         close(kept);
     }
 }
 
-/* A watcher of libuv's own has lost its descriptor: the run ends. */
-static void
-give_up(UvtCore *core, const uv__io_t *watcher)
+/* The kernel has no memory for another one: the descriptor is still the handle's,
+ * which hears of it as of any error of its socket. */
+static bool
+is_refusal(int status)
 {
-    Node *node = (Node *)&watcher->watcher_queue;
-    node->prev->next = node->next;
-    node->next->prev = node->prev;
-    node->next = node->prev = node;
-    core->lost = true;
-    uv_stop(&core->uv);
+    return status == UV_ENOSPC || status == UV_ENOMEM;
+}
+
+static void
+refuse(UvtBox *box, UvtHandle *owner, int status)
+{
+    if (owner == NULL) {
+        uvt_box_end(box);
+    }
+    else if (box->uv.handle.type == UV_UDP) {
+        uvt_udp_refused(owner, status);
+    }
+    else {
+        uvt_stream_refused(owner, status);
+    }
 }
 
 /* A Poll does not own its descriptor: it is stopped and told.  Any other
- * handle has lost what it is for: it is closed, which ends its requests with
- * UV_ECANCELED. */
+ * handle that has lost what it is for is closed, which ends its requests with
+ * UV_ECANCELED.  A watcher of libuv's own that is lost ends the run. */
 static bool
-evict(UvtCore *core, const uv__io_t *watcher)
+evict(UvtCore *core, uv__io_t *watcher, int status)
 {
     UvtBox *box = find_box(core, watcher);
     UvtHandle *owner;
+    int fd = watcher->fd;
     if (box == NULL) {
-        if (!uvt_wakeup_lost(core->owner, watcher)
-            && !uvt_children_lost(core, watcher)) {
-            give_up(core, watcher);
+        if (is_refusal(status) && watcher == &core->uv.inotify_read_watcher) {
+            unlink_node((Node *)&watcher->watcher_queue);   /* until the next start */
+        }
+        else if (uvt_children_lost(core, watcher)) {
+            if (is_refusal(status)) {
+                (void)close(fd);
+            }
+        }
+        else if (!uvt_wakeup_lost(core->owner, watcher)) {
+            uvt_guard_give_up(core);
         }
         return true;
     }
     if (uv_is_closing(&box->uv.handle)) {
         return false;
     }
+    owner = uvt_box_owner(box);
     if (box->uv.handle.type == UV_POLL) {
         uvt_poll_stop(&box->uv.poll);
-        owner = uvt_box_owner(box);
         if (owner != NULL) {
-            uvt_poll_lost(owner);
-            Py_DECREF(owner);
+            uvt_poll_lost(owner, is_refusal(status) ? status : UV_EBADF);
         }
     }
-    else {
-        close_lost(box, watcher->fd);
+    else if (is_refusal(status)) {
+        unlink_node((Node *)&watcher->watcher_queue);
+        refuse(box, owner, status);
     }
+    else {
+        close_lost(box, owner, fd);
+    }
+    Py_XDECREF(owner);
     return true;
 }
 
@@ -144,46 +224,29 @@ evict(UvtCore *core, const uv__io_t *watcher)
 bool
 uvt_guard_watchers(UvtCore *core)
 {
+    bool told = false;
     Node *queue = (Node *)&core->uv.watcher_queue;
     Node *node = queue->next;
     while (node != queue) {
-        const uv__io_t *watcher = (const uv__io_t *)
-            ((const char *)node - offsetof(uv__io_t, watcher_queue));
-        if (can_poll(core, watcher)) {
-            node = node->next;
-            continue;
+        uv__io_t *watcher = (uv__io_t *)
+            ((char *)node - offsetof(uv__io_t, watcher_queue));
+        int rc;
+        node = node->next;
+        rc = enlist(core, watcher);
+        if (rc == 0 || core->owner == NULL) {
+            unlink_node((Node *)&watcher->watcher_queue);
         }
-        node = evict(core, watcher) ? queue->next : node->next;
+        else {
+            told = true;
+            node = evict(core, watcher, rc) ? queue->next : node;
+        }
     }
-    return queue->next != queue;
+    return told;
 }
 
-/* Whether libuv's epoll is still there.  Its events are not looked at: what libuv
- * watches by edges (its eventfd, from 1.53 on) is told once.  So this asks for the
- * change of a descriptor that is never watched, which an epoll does not know. */
-static bool
-has_epoll(const uv_loop_t *uv)
-{
-    struct epoll_event event = {0};
-    return epoll_ctl(uv->backend_fd, EPOLL_CTL_MOD, uv->signal_pipefd[1], &event) < 0
-        && errno == ENOENT;
-}
+/* ---- numbers that are given out again ---- */
 
-/* Those that libuv has from the beginning. */
-bool
-uvt_guard_own_fds(UvtCore *core)
-{
-    const uv_loop_t *uv = &core->uv;
-    core->lost = core->lost
-        || (uv->signal_pipefd[1] >= 0 ? !has_epoll(uv)
-                                      : fcntl(uv->backend_fd, F_GETFD) < 0)
-        || fcntl(uv->async_io_watcher.fd, F_GETFD) < 0
-        || (uv->signal_pipefd[0] >= 0
-            && fcntl(uv->signal_pipefd[0], F_GETFD) < 0);
-    return !core->lost;
-}
-
-static const uv__io_t *
+static uv__io_t *
 watcher_of_fd(const UvtCore *core, int fd)
 {
     return fd >= 0 && (unsigned)fd < core->uv.nwatchers ? core->uv.watchers[fd]
@@ -193,51 +256,79 @@ watcher_of_fd(const UvtCore *core, int fd)
 void
 uvt_guard_fresh_fd(UvtCore *core, int fd)
 {
-    const uv__io_t *watcher = watcher_of_fd(core, fd);
+    uv__io_t *watcher = watcher_of_fd(core, fd);
     if (watcher != NULL) {
-        (void)evict(core, watcher);
+        (void)evict(core, watcher, UV_EBADF);
     }
 }
 
 void
 uvt_guard_stale_fd(UvtCore *core, int fd)
 {
-    const uv__io_t *watcher = watcher_of_fd(core, fd);
+    uv__io_t *watcher = watcher_of_fd(core, fd);
     UvtBox *box = watcher != NULL ? find_box(core, watcher) : NULL;
     if (box != NULL && box->uv.handle.type == UV_POLL
         && uvt_poll_is_stale(&box->uv.poll)) {
-        (void)evict(core, watcher);
+        (void)evict(core, watcher, UV_EBADF);
     }
 }
 
-void
+int
 uvt_guard_fresh(UvtHandle *self)
 {
     UvtCore *core = self->box->uv.handle.loop->data;
-    const uv__io_t *watcher;
+    uv__io_t *watcher;
     uv_os_fd_t fd;
     if (uv_fileno(&self->box->uv.handle, &fd) < 0) {
-        return;
+        return 0;
+    }
+    if (uvt_guard_reserve(&core->uv, fd) < 0) {
+        uvt_handle_close(self);
+        return UV_ENOMEM;
     }
     watcher = watcher_of_fd(core, fd);
     if (watcher != NULL && find_box(core, watcher) != self->box) {
-        (void)evict(core, watcher);
+        (void)evict(core, watcher, UV_EBADF);
     }
+    return 0;
+}
+
+int
+uvt_guard_made(UvtHandle *self)
+{
+    int rc = uvt_guard_fresh(self);
+    return rc < 0 || (self->box != NULL && !uv_is_closing(&self->box->uv.handle))
+        ? rc : UV_ECANCELED;
+}
+
+/* Other threads may take the number meanwhile: there is room for some more. */
+#define NUMBERS_AHEAD 64
+
+int
+uvt_guard_reserve_next(UvtCore *core)
+{
+    int rc, fd = fcntl(core->uv.backend_fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        return uv_translate_sys_error(errno);
+    }
+    close(fd);
+    rc = uvt_guard_reserve(&core->uv, fd + NUMBERS_AHEAD);
+    if (rc == 0) {
+        uvt_guard_fresh_fd(core, fd);
+    }
+    return rc;
 }
 
 bool
-uvt_guard_next_fd(UvtHandle *handle)
+uvt_guard_next_fd(UvtHandle *handle, const char *call)
 {
     UvtCore *core = handle->loop->core;
     uv_os_fd_t own;
-    int fd;
-    if (uv_fileno(&handle->box->uv.handle, &own) == 0) {
-        return true;
-    }
-    fd = fcntl(core->uv.backend_fd, F_DUPFD_CLOEXEC, 0);
-    if (fd >= 0) {
-        close(fd);
-        uvt_guard_fresh_fd(core, fd);
+    int rc = uv_fileno(&handle->box->uv.handle, &own) == 0
+        ? uvt_guard_reserve(&core->uv, own) : uvt_guard_reserve_next(core);
+    if (rc < 0) {
+        uvt_handle_raise(handle, rc, call);
+        return false;
     }
     return uvt_handle_check(handle);
 }

@@ -10,8 +10,8 @@
 #include "args.h"
 #include "consumer.h"
 #include "errors.h"
+#include "guards.h"
 #include "listen.h"
-#include "loop.h"
 #include "pipe.h"
 #include "request.h"
 #include "uvpoll.h"
@@ -167,12 +167,27 @@ uvt_handle_close(UvtHandle *self)
     }
 }
 
+/* False when libuv would have to take its lock of signals, which is lost, to close
+ * the handle: then the loop is given up, and the handle with it. */
+static bool
+may_stop_signals(UvtCore *core, const UvtBox *box)
+{
+    bool stops = box->uv.handle.type == UV_PROCESS
+        || (box->uv.handle.type == UV_SIGNAL && box->uv.signal.signum != 0);
+    if (!stops || core->owner == NULL || uvt_siglock_check(core->owner->st) == 0) {
+        return true;
+    }
+    uvt_guard_give_up(core);
+    return false;
+}
+
 void
 uvt_box_close(UvtBox *box)
 {
-    const UvtCore *core = box->uv.handle.loop->data;
+    UvtCore *core = box->uv.handle.loop->data;
     struct sigaction before;
-    if (box_is_closing(box) || core->forked) {
+    int low;
+    if (box_is_closing(box) || core->forked || !may_stop_signals(core, box)) {
         return;
     }
     if (box->uv.handle.type == UV_TTY) {
@@ -196,7 +211,9 @@ uvt_box_close(UvtBox *box)
         uvt_poll_close(&box->uv.poll, uvt_on_closed);
     }
     else {
+        low = uvt_low_begin_close(box);
         uv_close(&box->uv.handle, uvt_on_closed);
+        uvt_low_end_close(low);
     }
 }
 

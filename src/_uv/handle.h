@@ -24,6 +24,7 @@ typedef struct UvtBox {
     UVT_LOCK_MEMBER(weak)           /* a weak reference to it */
     unsigned pins;                  /* writes under way that send the handle */
     bool closed;                    /* freed with the last pin */
+    bool standard;                  /* took over one of 0 to 2, which stays open */
     int hidden_fd;                  /* in a forked child (fork.c); plus 1 */
     bool timer_aside;               /* Timer: in the loop's list (timer.c) */
     unsigned timer_pass;            /* Timer: in which it was started */
@@ -157,12 +158,14 @@ UVT_NEW UvtHandle *uvt_enter(const void *uv_handle);
 void uvt_leave(UVT_STEALS(1) UvtHandle *self);
 
 /* guard.c: the handle may just have got its descriptor: whoever else still watches
- * that number is evicted (see loop.h), which may run Python code. */
-void uvt_guard_fresh(UvtHandle *self);
+ * that number is told UV_EBADF and stopped, which may run Python code.  Below 0
+ * there is no memory to watch it, and the handle was closed. */
+UVT_CHECKED int uvt_guard_fresh(UvtHandle *self);
 /* guard.c: libuv is about to make a socket for the handle and to watch it in
- * one step; whoever still watches the number that it will get is evicted (see
- * loop.h), which may run Python code.  Then as uvt_handle_check. */
-UVT_CHECKED bool uvt_guard_next_fd(UvtHandle *self);
+ * one step; whoever still watches the number that it will get is told and stopped,
+ * which may run Python code.  Then as uvt_handle_check; without a number or memory it
+ * raises for `call`. */
+UVT_CHECKED bool uvt_guard_next_fd(UvtHandle *self, const char *call);
 
 /* Calls `callback` with the arguments, of which the first is the handle
  * itself, and reports an exception to the loop.  args[-1] must be writable.
@@ -183,8 +186,9 @@ UVT_NEW PyObject *uvt_udp_create(PyObject *loop, unsigned flags);
 /* Start functions that the C API offers too; a libuv status. */
 int uvt_timer_start(UvtHandle *self, uint64_t timeout, uint64_t repeat);
 int uvt_poll_start(UvtHandle *self, int events);
-/* The descriptor of a Poll is gone: stopped already, it hears UV_EBADF. */
-void uvt_poll_lost(UvtHandle *self);
+/* The descriptor of a Poll cannot be watched any more: stopped already, it hears
+ * why, UV_EBADF above all. */
+void uvt_poll_lost(UvtHandle *self, int status);
 int uvt_stream_read_start(UvtHandle *self);
 void uvt_stream_read_stop(UvtHandle *self);
 int uvt_stream_listen(UvtHandle *self, int backlog);

@@ -12,7 +12,7 @@
 #include "consumer.h"
 #include "descriptor.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include "uvpoll.h"
 
 #include <errno.h>
@@ -273,7 +273,8 @@ uvt_stream_listen(UvtHandle *self, int backlog)
     if (rc == 0) {
         take_back(uv);
         self->listening = true;
-        if (self->box->listener == NULL) {
+        rc = uvt_guard_fresh(self);
+        if (rc == 0 && self->box->listener == NULL) {
             rc = open_listener(self->box);
         }
     }
@@ -285,15 +286,15 @@ int
 uvt_stream_accept(UvtHandle *self, UvtHandle *client)
 {
     uv_stream_t *uv = &self->box->uv.stream;
-    int rc = uv_accept(uv, &client->box->uv.stream);
+    int rc = uvt_guard_reserve(uv->loop, uv->accepted_fd);
+    if (rc == 0) {
+        rc = uv_accept(uv, &client->box->uv.stream);
+    }
     if (self->listening) {
         take_back(uv);
         if (self->box->listener != NULL && uv->accepted_fd == -1) {
             go_on(self->box->listener);
         }
     }
-    if (rc == 0) {
-        uvt_guard_fresh(client);
-    }
-    return rc;
+    return rc == 0 ? uvt_guard_fresh(client) : rc;
 }

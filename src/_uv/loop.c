@@ -11,7 +11,7 @@
 #include "args.h"
 #include "errors.h"
 #include "fork.h"
-#include "handle.h"
+#include "guards.h"
 #include "random.h"
 #include "task.h"
 #include "work.h"
@@ -98,7 +98,7 @@ loop_init(UvtLoop *self, PyObject *args, PyObject *kwds)
         PyErr_NoMemory();
         return -1;
     }
-    rc = uv_loop_init(&core->uv);
+    rc = uvt_guard_loop_init(self->st, core);
     if (rc < 0) {
         PyMem_Free(core);
         PyErr_Format(PyExc_RuntimeError, "uv_loop_init: %s", uv_strerror(rc));

@@ -19,6 +19,7 @@ typedef struct UvtCore {
     struct UvtChildren *children;   /* of children.c; NULL: none yet */
     struct UvtLoop *owner;          /* borrowed; NULL: being torn down */
     struct UvtCore *next_grave;     /* in the list of graves */
+    size_t reserve;     /* for libuv's use in each turn (reserve.c) */
     bool orphans;       /* a box lost its object where it could not be closed */
     bool forked;        /* it is the parent process's: libuv may not be called */
     bool torn;          /* and it was running */
@@ -215,22 +216,6 @@ uvt_slab_give(UvtLoop *self)
 {
     self->slab_lent = false;
 }
-
-/* guard.c: libuv aborts when a descriptor that it watches was closed behind its
- * back.  The first looks at all that is about to be watched, the second at one
- * descriptor that a handle has just got from the kernel: whoever watches that
- * number still is told UV_EBADF and stopped.  The first returns whether the next
- * poll has new descriptors to watch. */
-bool uvt_guard_watchers(UvtCore *core);
-void uvt_guard_fresh_fd(UvtCore *core, int fd);
-/* The number is about to be somebody's: a Poll that watches it for a file that was
- * closed since is told UV_EBADF and stopped.  May call Python. */
-void uvt_guard_stale_fd(UvtCore *core, int fd);
-/* True when epoll takes the descriptor. */
-bool uvt_guard_can_watch(const UvtCore *core, int fd);
-/* False when somebody has closed descriptors that libuv has for the loop itself: it
- * would abort, so it may not run any more. */
-bool uvt_guard_own_fds(UvtCore *core);
 
 /* timer.c: right before a poll, and when one is closed. */
 void uvt_timers_bring_back(UvtCore *core);

@@ -4,8 +4,7 @@
  */
 #include "errors.h"
 #include "fork.h"
-#include "handle.h"
-#include "loop.h"
+#include "guards.h"
 #include "process.h"
 #include "signals.h"
 #include "task.h"
@@ -118,6 +117,21 @@ core_free(UvtGraves *graves, UvtCore *core)
     }
 }
 
+/* libuv takes its lock of signals to end that. */
+static bool
+watches_signals(const UvtCore *core)
+{
+    if (core->uv.child_watcher.signum != 0) {
+        return true;
+    }
+    for (const UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        if (box->uv.handle.type == UV_SIGNAL && box->uv.signal.signum != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void
 uvt_loop_free_core(UvtLoop *self)
 {
@@ -126,7 +140,9 @@ uvt_loop_free_core(UvtLoop *self)
         return;
     }
     uvt_fork_leave(self);
-    if (!core->forked && !uvt_guard_own_fds(core)) {
+    if (!core->forked
+        && (!uvt_guard_own_fds(core)
+            || (watches_signals(core) && uvt_siglock_check(self->st) < 0))) {
         core->forked = true;    /* In this, too: libuv may not be called. */
     }
     uvt_wakeup_free(self);

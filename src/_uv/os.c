@@ -5,6 +5,7 @@
 #include "util.h"
 #include "args.h"
 #include "errors.h"
+#include "guards.h"
 #include "sockaddr.h"
 
 #include <limits.h>
@@ -128,8 +129,12 @@ os_uptime(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 os_resident_set_memory(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
+    UvtLowFds low;
     size_t bytes;
-    int rc = uv_resident_set_memory(&bytes);
+    int rc;
+    uvt_low_take(&low);     /* libuv opens a file and closes it. */
+    rc = uv_resident_set_memory(&bytes);
+    uvt_low_give(&low);
     if (rc < 0) {
         return uvt_raise(uvt_state(module), UVT_EXC_UV, rc,
                          "uv_resident_set_memory");

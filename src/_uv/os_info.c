@@ -4,6 +4,9 @@
  */
 #include "util.h"
 #include "errors.h"
+#include "guards.h"
+
+#include <net/if.h>
 
 /* ---- CPUs ---- */
 
@@ -113,6 +116,13 @@ ip_text(const void *address)
     return PyUnicode_FromString(rc == 0 ? text : "");
 }
 
+/* libuv does not look whether it had memory to copy it. */
+static PyObject *
+interface_name(const char *name)
+{
+    return name != NULL ? PyUnicode_DecodeFSDefault(name) : PyErr_NoMemory();
+}
+
 static PyObject *
 make_interface(UvtState *st, const uv_interface_address_t *interface)
 {
@@ -124,7 +134,7 @@ make_interface(UvtState *st, const uv_interface_address_t *interface)
     }
     PyOS_snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0],
                   mac[1], mac[2], mac[3], mac[4], mac[5]);
-    PyStructSequence_SetItem(self, 0, PyUnicode_DecodeFSDefault(interface->name));
+    PyStructSequence_SetItem(self, 0, interface_name(interface->name));
     PyStructSequence_SetItem(self, 1, PyBool_FromLong(interface->is_internal));
     PyStructSequence_SetItem(self, 2, ip_text(&interface->address));
     PyStructSequence_SetItem(self, 3, ip_text(&interface->netmask));
@@ -142,8 +152,11 @@ info_interface_addresses(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     UvtState *st = uvt_state(module);
     uv_interface_address_t *interfaces;
-    int count, rc = uv_interface_addresses(&interfaces, &count);
+    int count, rc;
     PyObject *list;
+    (void)uvt_reserve_fill(IF_NAMESIZE + 1);    /* for a name that libuv copies */
+    rc = uv_interface_addresses(&interfaces, &count);
+    uvt_reserve_empty();
     if (rc < 0) {
         return uvt_raise(st, UVT_EXC_UV, rc, "uv_interface_addresses");
     }

@@ -5,7 +5,7 @@
  */
 #include "args.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include "pipe.h"
 #include "tcp_options.h"
 #include <limits.h>
@@ -21,6 +21,7 @@ pipe_setup_handle(UvtHandle *self, PyObject *loop_arg, int ipc)
         return -1;
     }
     rc = uv_pipe_init(&loop->core->uv, &self->box->uv.pipe, ipc);
+    uvt_low_move_spare(&loop->core->uv);
     return uvt_handle_init_done(self, loop, rc, "uv_pipe_init");
 }
 
@@ -69,6 +70,7 @@ pipe_open(UvtHandle *self, PyObject *arg)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_pipe_open");
     }
+    self->box->standard = uvt_low_is_standard(self->st, fd);
     self->unwatchable = !uvt_guard_can_watch(self->loop->core, fd);
     Py_RETURN_NONE;
 }

@@ -3,6 +3,7 @@
  * run on the loop's thread, attached.  The handle owns the socket that is made here
  * for it, as if libuv had.
  */
+#include "guards.h"
 #include "pipe.h"
 #include <errno.h>
 #include <stddef.h>
@@ -130,7 +131,11 @@ connect_fd(uv_pipe_t *uv, int fd, const struct sockaddr_un *addr,
     do {
         rc = connect(fd, (const struct sockaddr *)addr, length);
     } while (rc < 0 && errno == EINTR);
-    return rc < 0 ? uv_translate_sys_error(errno) : uv_pipe_open(uv, fd);
+    if (rc < 0) {
+        return uv_translate_sys_error(errno);
+    }
+    rc = uvt_guard_reserve(uv->loop, fd);
+    return rc < 0 ? rc : uv_pipe_open(uv, fd);
 }
 
 /* A UNIX socket connects at once or not at all. */

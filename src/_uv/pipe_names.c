@@ -4,7 +4,7 @@
  */
 #include "args.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include "pipe.h"
 #include <errno.h>
 #include <stddef.h>
@@ -92,6 +92,7 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
     UVT_LOCKED(self->lock);
     struct UvtPipeFile *file = NULL;
     PyObject *name;
+    UvtLowFds low;
     int rc;
     if (!uvt_handle_check_free(self, "Pipe.bind")) {
         return NULL;
@@ -112,7 +113,9 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
             return PyErr_NoMemory();
         }
     }
+    uvt_low_take(&low);     /* When it fails, libuv closes the socket. */
     rc = bind_to(&self->box->uv.pipe, name);
+    uvt_low_give(&low);
     Py_DECREF(name);
     if (rc < 0) {
         PyMem_RawFree(file);
@@ -121,7 +124,10 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
     if (file != NULL) {
         uvt_pipe_file_bound(self->box, file);
     }
-    uvt_guard_fresh(self);
+    rc = uvt_guard_fresh(self);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_pipe_bind");
+    }
     Py_RETURN_NONE;
 }
 
@@ -212,7 +218,7 @@ uvt_pipe_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     rc = check_connect(&self->box->uv.pipe);
-    if (rc == 0 && !uvt_guard_next_fd(self)) {
+    if (rc == 0 && !uvt_guard_next_fd(self, "uv_pipe_connect")) {
         Py_DECREF(name);
         return NULL;
     }

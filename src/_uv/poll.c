@@ -4,8 +4,7 @@
  *
  * The owner may close the descriptor at any time, though he should not.  Then
  * libuv must be kept from two things.  Its poll aborts when epoll refuses a
- * descriptor: starting tries epoll first, and guard.c looks again right before
- * the poll.  And its poll spins when epoll reports a descriptor that nobody
+ * descriptor: so starting registers it at once (guard.c).  And its poll spins when epoll reports a descriptor that nobody
  * watches and that cannot be taken out: this happens when the number is closed
  * or reused while the open file behind it lives on in a duplicate or a child
  * process.  So a registration that cannot be taken out has epoll replaced.
@@ -17,8 +16,7 @@
 #include "consumer.h"
 #include "descriptor.h"
 #include "errors.h"
-#include "handle.h"
-#include "loop.h"
+#include "guards.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -130,7 +128,6 @@ uvt_poll_watch(UvtPoll *self, int events, uv_poll_cb callback)
     uv_loop_t *loop = poll->loop;
     int fd = poll->io_watcher.fd, rc;
     const uv__io_t *watcher = watcher_of(loop, fd);
-    struct epoll_event trial = {0};
     bool stale;
 
     if (watcher != NULL && watcher != &poll->io_watcher) {
@@ -145,13 +142,15 @@ uvt_poll_watch(UvtPoll *self, int events, uv_poll_cb callback)
     }
     note_file(self);
     stale = poll->io_watcher.events != 0 && !unregister(loop, fd);
-    if (epoll_ctl(loop->backend_fd, EPOLL_CTL_ADD, fd, &trial) < 0
-        && errno != EEXIST) {
-        rc = uv_translate_sys_error(errno);
-        (void)uv_poll_stop(poll);
+    rc = uvt_guard_reserve(loop, fd);
+    if (rc == 0) {
+        rc = uv_poll_start(poll, events, callback);
     }
-    else {
-        rc = uv_poll_start(poll, events, callback);     /* takes the trial out */
+    if (rc == 0) {
+        rc = uvt_guard_watch_io(loop->data, &poll->io_watcher);
+    }
+    if (rc < 0) {
+        (void)uv_poll_stop(poll);
     }
     if (stale) {
         replace_epoll(loop);
@@ -463,11 +462,11 @@ on_poll(uv_poll_t *uv, int status, int events)
 }
 
 void
-uvt_poll_lost(UvtHandle *self)
+uvt_poll_lost(UvtHandle *self, int status)
 {
     ((UvtPoll *)&self->box->uv.poll)->events = 0;
     Py_INCREF(self);        /* the callback may drop the last reference */
-    deliver(self, UV_EBADF, 0);
+    deliver(self, status, 0);
     uvt_leave(self);
 }
 

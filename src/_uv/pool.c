@@ -126,11 +126,11 @@ on_nothing_done(uv_work_t *Py_UNUSED(req), int Py_UNUSED(status))
  * that only the parent has: it crashes there.  Its first work in the child makes
  * new ones. */
 static void
-make_threads(void)
+make_threads(UvtState *st)
 {
     uv_loop_t loop;
     uv_work_t work;
-    if (uv_loop_init(&loop) == 0) {
+    if (uvt_pool_prepare(st) == 0 && uv_loop_init(&loop) == 0) {
         if (uv_queue_work(&loop, &work, do_nothing, on_nothing_done) == 0) {
             (void)uv_run(&loop, UV_RUN_DEFAULT);
         }
@@ -168,7 +168,7 @@ at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
     UvtPool *self = st->pool;
     if (st->pool_pid != 0 && st->pool_pid != getpid()) {
         Py_BEGIN_ALLOW_THREADS
-        make_threads();
+        make_threads(st);
         Py_END_ALLOW_THREADS
         Py_RETURN_NONE;
     }

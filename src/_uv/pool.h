@@ -11,6 +11,10 @@ typedef struct UvtPool UvtPool;
 /* Has the interpreter tell of its end; 0, or -1 with an exception. */
 UVT_CHECKED int uvt_pool_setup(PyObject *module);
 
+/* pool_start.c: before each request that is for libuv's pool, whose threads are made
+ * with the first.  A libuv status: UV_EAGAIN when the system has none to give. */
+UVT_CHECKED int uvt_pool_prepare(UvtState *st);
+
 /* The pool of the module's interpreter; counted for the caller.  RuntimeError
  * when the interpreter is ending. */
 UVT_NEW UvtPool *uvt_pool_get(UvtState *st);

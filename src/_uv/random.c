@@ -83,9 +83,11 @@ random_later(UvtLoop *loop, UVT_STEALS(2) PyObject *bytes, PyObject *callback)
         return NULL;
     }
     job->bytes = bytes;
-    uvt_task_begin(self, &job->base);
-    rc = uv_random(&loop->core->uv, &job->req, PyBytes_AS_STRING(bytes),
-                   (size_t)PyBytes_GET_SIZE(bytes), 0, on_random);
+    rc = uvt_task_begin(self, &job->base);
+    if (rc == 0) {
+        rc = uv_random(&loop->core->uv, &job->req, PyBytes_AS_STRING(bytes),
+                       (size_t)PyBytes_GET_SIZE(bytes), 0, on_random);
+    }
     if (rc < 0) {
         uvt_task_refused(self);
         Py_DECREF(self);

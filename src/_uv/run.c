@@ -7,8 +7,7 @@
 #include "consumer.h"
 #include "errors.h"
 #include "fork.h"
-#include "handle.h"
-#include "loop.h"
+#include "guards.h"
 #include "signals.h"
 
 #include <poll.h>
@@ -46,8 +45,11 @@ on_before_poll(uv_prepare_t *uv)
 {
     UvtCore *core = uv->loop->data;
     UvtLoop *self = core->owner;
-    bool fresh;
-    if (self == NULL || self->detached != NULL) {
+    if (self == NULL) {
+        (void)uvt_guard_watchers(core);
+        return;
+    }
+    if (self->detached != NULL) {
         return;
     }
     UVT_YIELD(self->lock);
@@ -65,19 +67,28 @@ on_before_poll(uv_prepare_t *uv)
     }
 #endif
     uvt_metrics_turn(self, uv->loop->time);
+    if (!uvt_guard_intact(core)) {
+        uvt_guard_give_up(core);
+        return;
+    }
     if (core->orphans) {
         close_orphans(core);
     }
-    fresh = uvt_guard_watchers(core);
-    if (self->mode == UV_RUN_NOWAIT) {
+    if (core->reserve > 0) {
+        (void)uvt_reserve_fill(core->reserve);
+    }
+    if (uvt_guard_watchers(core) && !core->lost && !core->forked
+        && !uvt_guard_intact(core)) {
+        uvt_guard_give_up(core);
+    }
+    if (self->mode == UV_RUN_NOWAIT || core->lost) {
         return;
     }
     if (!self->closing && uvt_hooks_busy(self)) {
         uv_stop(&core->uv);
         return;
     }
-    /* With new watchers uv_backend_timeout() says 0, yet the poll may wait. */
-    if (fresh || uv_backend_timeout(&core->uv) != 0) {
+    if (uv_backend_timeout(&core->uv) != 0) {
         self->detached = PyEval_SaveThread();
     }
 }
@@ -131,7 +142,13 @@ uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
     UvtCore *core = self->core;
     self->mode = mode;
     self->in_poll = true;
+    if (core->reserve > 0) {
+        (void)uvt_reserve_fill(core->reserve);
+    }
     alive = uv_run(&core->uv, mode);
+    if (core->reserve > 0) {
+        uvt_reserve_empty();
+    }
     self->in_poll = false;
     uvt_loop_attach(self);
     if (self->raised != NULL) {

@@ -10,7 +10,7 @@
 #include "args.h"
 #include "consumer.h"
 #include "handle.h"
-#include "loop.h"
+#include "guards.h"
 #include "signals.h"
 
 #include <limits.h>
@@ -83,8 +83,11 @@ start(UvtHandle *self, const char *call, PyObject *const *args,
         || !uvt_handle_check_free(self, call)) {
         return NULL;
     }
-    uvt_signals_begin(self->loop->core);
-    rc = uvt_signal_watch(&self->box->uv.signal, on_delivery, signum);
+    rc = uvt_guard_own_fds(self->loop->core) ? uvt_siglock_check(self->st) : UV_EBADF;
+    if (rc == 0) {
+        uvt_signals_begin(self->loop->core);
+        rc = uvt_signal_watch(&self->box->uv.signal, on_delivery, signum);
+    }
     uvt_handle_update(self);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_signal_start");
@@ -131,6 +134,12 @@ signal_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
     UVT_LOCKED(self->lock);
     if (!uvt_handle_check_free(self, "Signal.stop")) {
         return NULL;
+    }
+    if (self->box->uv.signal.signum != 0) {
+        int rc = uvt_siglock_check(self->st);
+        if (rc < 0) {
+            return uvt_handle_raise(self, rc, "uv_signal_stop");
+        }
     }
     uvt_signal_unwatch(&self->box->uv.signal);
     uvt_handle_update(self);

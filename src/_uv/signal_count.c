@@ -8,6 +8,7 @@
  * the module that belongs to no interpreter.  They are atomic.  on_delivery() runs in
  * any thread between any two instructions; the rest runs on the loop's thread.
  */
+#include "guards.h"
 #include "signals.h"
 
 #include <dlfcn.h>
@@ -122,10 +123,16 @@ uvt_signal_watch(uv_signal_t *uv, uv_signal_cb cb, int signum)
 void
 uvt_signal_unwatch(uv_signal_t *uv)
 {
+    UvtCore *core = uv->loop->data;
     struct sigaction before;
     int signum = uv->signum;
     bool theirs = signum != 0 && sigaction(signum, NULL, &before) == 0
         && !is_known(&before);
+    if (signum != 0 && core->owner != NULL
+        && uvt_siglock_check(core->owner->st) < 0) {
+        uvt_guard_give_up(core);
+        return;
+    }
     (void)uv_signal_stop(uv);
     if (theirs) {
         (void)sigaction(signum, &before, NULL);

@@ -5,6 +5,7 @@
 #include "process.h"
 #include "args.h"
 #include "errors.h"
+#include "guards.h"
 #include "signals.h"
 #include "stream.h"
 #include "task.h"
@@ -386,16 +387,20 @@ free_options(Spawn *spawn)
 /* ---- the call ---- */
 
 /* The numbers of the new descriptors may still be watched by others. */
-static void
+static int
 guard_pipes(const Spawn *spawn, UvtLoop *loop)
 {
+    int rc = 0;
     for (int i = 0; i < spawn->options.stdio_count; i++) {
         const uv_stdio_container_t *container = &spawn->options.stdio[i];
         if ((container->flags & UV_CREATE_PIPE) && loop->core != NULL) {
             const UvtBox *box = container->data.stream->data;
-            uvt_guard_fresh(box->owner);
+            if (uvt_guard_fresh(box->owner) < 0) {
+                rc = UV_ENOMEM;
+            }
         }
     }
+    return rc;
 }
 
 /* libuv has the handle in its loop also when it fails: then it is closed. */
@@ -404,6 +409,7 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
 {
     struct sigaction before;
     UvtBlocking blocking;
+    UvtLowFds low;
     UvtLoop *loop;
     int rc;
     if (!uvt_handle_init_begin(self, (PyObject *)loop_arg, UV_PROCESS,
@@ -412,8 +418,10 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
     }
     uvt_sigchld_save(&before);
     blocking = uvt_blocking_begin(loop);
+    uvt_low_take(&low);
     rc = uv_spawn(&loop->core->uv, (uv_process_t *)&self->box->uv,
                   &spawn->options);
+    uvt_low_give(&low);
     uvt_blocking_end(loop, blocking);
     if (uvt_handle_init_done(self, loop, 0, "uv_spawn") < 0) {
         return -1;
@@ -476,6 +484,7 @@ uvt_process_spawn(PyObject *cls, PyObject *const *args, Py_ssize_t nargs,
     UvtHandle *self = NULL;
     UvtLoop *loop;
     Spawn spawn;
+    int rc;
 
     if (st == NULL
         || !uvt_args_bind(CALL, args, nargs, kwnames, names, COUNT, 2, given)
@@ -503,7 +512,11 @@ uvt_process_spawn(PyObject *cls, PyObject *const *args, Py_ssize_t nargs,
     }
     if (self != NULL) {
         self->callback = Py_XNewRef(callback);
-        guard_pipes(&spawn, loop);
+        rc = guard_pipes(&spawn, loop);
+        if (rc < 0) {
+            uvt_handle_raise(self, rc, "uv_spawn");
+            Py_CLEAR(self);
+        }
     }
     free_options(&spawn);
     return (PyObject *)self;

@@ -13,7 +13,7 @@
 #include "consumer.h"
 #include "descriptor.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 
 bool
 uvt_stream_has_fd(const UvtHandle *self)
@@ -229,6 +229,19 @@ uvt_stream_read_start(UvtHandle *self)
     return rc;
 }
 
+int
+uvt_stream_read_start_now(UvtHandle *self)
+{
+    int rc = uvt_stream_read_start(self);
+    if (rc == 0) {
+        rc = uvt_guard_watch(self->box);
+        if (rc < 0) {
+            uvt_stream_read_stop(self);
+        }
+    }
+    return rc;
+}
+
 void
 uvt_stream_read_stop(UvtHandle *self)
 {
@@ -255,7 +268,7 @@ stream_start_read(UvtHandle *self, PyObject *callback)
         || !uvt_handle_check_free(self, "Stream.start_read")) {
         return NULL;
     }
-    rc = uvt_stream_read_start(self);
+    rc = uvt_stream_read_start_now(self);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_read_start");
     }
@@ -286,6 +299,27 @@ stream_stop_read(UvtHandle *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- listening ---- */
 
+/* A connection that is being made ends with the error, as libuv would find it on
+ * the socket.  Writes that wait have nobody who would tell of it before the end. */
+void
+uvt_stream_refused(UvtHandle *self, int status)
+{
+    UvtBox *box = self->box;
+    uv_stream_t *uv = &box->uv.stream;
+    uv_buf_t nothing = {0};
+    if (uv->connect_req != NULL) {
+        uv->delayed_error = status;
+        uvt_guard_feed(uv->loop, &uv->io_watcher);
+        return;
+    }
+    if (self->reading) {
+        on_read(uv, status, &nothing);
+    }
+    if (self->box == box && uv->io_watcher.pevents != 0) {
+        uvt_handle_close(self);
+    }
+}
+
 PyDoc_STRVAR(listen_doc,
 "listen($self, callback, backlog=511, /)\n--\n\n"
 "Listen for connections: callback(server, errorno) for each, which then has to\n"
@@ -308,6 +342,9 @@ stream_listen(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
             && !uvt_arg_int("Stream.listen", "backlog", args[1], 0, INT_MAX,
                             &backlog))
         || !uvt_handle_check_free(self, "Stream.listen")) {
+        return NULL;
+    }
+    if (!uvt_guard_next_fd(self, "uv_listen")) {
         return NULL;
     }
     rc = uvt_stream_listen(self, backlog);

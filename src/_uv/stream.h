@@ -39,6 +39,11 @@ extern const char uvt_stream_start_read_into_doc[];
 void uvt_read_into_alloc(UvtHandle *handle, uv_buf_t *buf);
 void uvt_read_into_done(UvtHandle *handle, ssize_t nread);
 
+/* uvt_stream_read_start, and the kernel is told at once: it may refuse. */
+UVT_CHECKED int uvt_stream_read_start_now(UvtHandle *self);
+/* The kernel has no memory left to watch it: whoever waits for it is told. */
+void uvt_stream_refused(UvtHandle *self, int status);
+
 /* True when the handle has a descriptor already. */
 bool uvt_stream_has_fd(const UvtHandle *self);
 

@@ -139,7 +139,7 @@ uvt_stream_start_read_into(UvtHandle *handle, PyObject *const *args,
         Py_DECREF(self);
         return NULL;
     }
-    rc = uvt_stream_read_start(handle);
+    rc = uvt_stream_read_start_now(handle);
     if (rc < 0) {
         Py_DECREF(self);
         return uvt_handle_raise(handle, rc, "uv_read_start");

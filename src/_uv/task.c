@@ -8,6 +8,8 @@
  */
 #include "task.h"
 #include "errors.h"
+#include "guards.h"
+#include "pool.h"
 
 /* ---- jobs ---- */
 
@@ -91,7 +93,7 @@ uvt_task_new(PyTypeObject *type, UvtLoop *loop, PyObject *callback)
     return self;
 }
 
-void
+int
 uvt_task_begin(UvtTask *self, UvtJob *job)
 {
     UvtCore *core = self->loop->core;
@@ -104,7 +106,7 @@ uvt_task_begin(UvtTask *self, UvtJob *job)
         job->next->prev = job;
     }
     core->jobs = job;
-    self->st->pool_pid = core->pid;
+    return uvt_guard_own_fds(core) ? uvt_pool_prepare(self->st) : UV_EBADF;
 }
 
 void

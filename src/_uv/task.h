@@ -42,8 +42,9 @@ UVT_NEW UvtJob *uvt_job_new(size_t size, size_t offset,
  * (NULL: none). */
 UVT_NEW UvtTask *uvt_task_new(PyTypeObject *type, UvtLoop *loop,
                               PyObject *callback);
-/* Before libuv gets the request: the job is the loop's from now on. */
-void uvt_task_begin(UvtTask *self, UvtJob *job);
+/* Before libuv gets the request: the job is the loop's from now on.  A libuv status;
+ * below 0 libuv would abort, and gets none. */
+UVT_CHECKED int uvt_task_begin(UvtTask *self, UvtJob *job);
 /* libuv has refused it, after begin: destroys the job. */
 void uvt_task_refused(UvtTask *self);
 

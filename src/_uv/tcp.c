@@ -4,8 +4,8 @@
  */
 #include "args.h"
 #include "errors.h"
+#include "guards.h"
 #include "listen.h"
-#include "loop.h"
 #include "sockaddr.h"
 #include "stream.h"
 #include "tcp_options.h"
@@ -24,7 +24,12 @@ tcp_setup_handle(UvtHandle *self, PyObject *loop_arg, unsigned flags)
     if (uvt_handle_init_done(self, loop, rc, "uv_tcp_init_ex") < 0) {
         return -1;
     }
-    uvt_guard_fresh(self);
+    uvt_low_move_spare(&loop->core->uv);
+    rc = uvt_guard_fresh(self);
+    if (rc < 0) {
+        uvt_handle_raise(self, rc, "uv_tcp_init_ex");
+        return -1;
+    }
     return 0;
 }
 
@@ -72,7 +77,10 @@ tcp_bind(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_tcp_bind");
     }
-    uvt_guard_fresh(self);
+    rc = uvt_guard_fresh(self);
+    if (rc < 0) {
+        return uvt_handle_raise(self, rc, "uv_tcp_bind");
+    }
     Py_RETURN_NONE;
 }
 
@@ -128,7 +136,7 @@ tcp_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         return uvt_handle_raise(self, self->reading ? UV_EISCONN : UV_EINVAL,
                                 "uv_tcp_connect");
     }
-    if (!uvt_guard_next_fd(self)) {
+    if (!uvt_guard_next_fd(self, "uv_tcp_connect")) {
         return NULL;
     }
     connect = uvt_connect_new(self, args[1]);
@@ -199,7 +207,7 @@ tcp_close_reset(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 {
     UVT_LOCKED(self->lock);
     PyObject *callback = NULL;
-    int rc;
+    int rc, low;
     if (!uvt_args_count("TCP.close_reset", nargs, 0, 1)
         || !uvt_arg_callback("TCP.close_reset", nargs > 0 ? args[0] : NULL,
                              &callback)
@@ -207,8 +215,12 @@ tcp_close_reset(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     uvt_listener_close(self->box);
+    low = uvt_stream_has_fd(self) ? uvt_low_begin_close(self->box) : -1;
     rc = uvt_stream_has_fd(self)
         ? uv_tcp_close_reset(&self->box->uv.tcp, uvt_on_closed) : UV_EBADF;
+    if (rc == 0) {
+        uvt_low_end_close(low);
+    }
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_tcp_close_reset");
     }

@@ -6,7 +6,7 @@
 #include "tcp_options.h"
 #include "args.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -255,7 +255,7 @@ uvt_fd_check_new(UvtCore *core, int fd, int type, bool pipes)
     else if (its_type != type) {
         return UV_EPROTOTYPE;
     }
-    return fd_in_use(core, fd) ? UV_EEXIST : 0;
+    return fd_in_use(core, fd) ? UV_EEXIST : uvt_guard_reserve(&core->uv, fd);
 }
 
 /* ---- functions of the module ---- */

@@ -24,7 +24,8 @@ UVT_CHECKED int uvt_fd_family(int fd);
 /* Before a handle takes a descriptor over: the handle has none, this one is
  * open, no other handle of the loop has it, and it is a socket of this type
  * (SOCK_STREAM, SOCK_DGRAM).  For SOCK_STREAM with `pipes` it may also be a
- * pipe, a FIFO or a character device.  A libuv status; nothing is changed. */
+ * pipe, a FIFO or a character device.  Makes room for it in libuv's table.  A libuv
+ * status. */
 UVT_CHECKED int uvt_fd_check(UvtHandle *self, int fd, int type, bool pipes);
 /* The same for a handle that does not exist yet. */
 UVT_CHECKED int uvt_fd_check_new(struct UvtCore *core, int fd, int type,

@@ -4,7 +4,9 @@
  *
  * libuv aborts the process when a lock is misused, so each object knows who has
  * it, and raises instead.  Only its owner can make `owner` equal to its own
- * number, so the check is right without a lock around it.  An object that is
+ * number, so the check is right without a lock around it.  That number is the
+ * kernel's, by which the system checks, too: what Python calls the thread's is given
+ * to another one after its end, and is the same in a forked child.  An object that is
  * collected while it is locked is left to the system as it is: destroying it
  * would abort, and on no system that libuv knows does it have memory elsewhere.
  */
@@ -113,7 +115,7 @@ mutex_dealloc(UvtLock *self)
 static void
 mutex_got(UvtLock *self)
 {
-    atomic_store(&self->owner, PyThread_get_thread_ident());
+    atomic_store(&self->owner, uvt_lock_me());
     self->depth++;
 }
 
@@ -316,7 +318,7 @@ rwlock_wrlock(UvtLock *self, PyObject *Py_UNUSED(ignored))
     Py_BEGIN_ALLOW_THREADS
     uv_rwlock_wrlock(&self->uv.rwlock);
     Py_END_ALLOW_THREADS
-    atomic_store(&self->owner, PyThread_get_thread_ident());
+    atomic_store(&self->owner, uvt_lock_me());
     Py_RETURN_NONE;
 }
 
@@ -333,7 +335,7 @@ rwlock_trywrlock(UvtLock *self, PyObject *Py_UNUSED(ignored))
     if (uv_rwlock_trywrlock(&self->uv.rwlock) < 0) {
         Py_RETURN_FALSE;
     }
-    atomic_store(&self->owner, PyThread_get_thread_ident());
+    atomic_store(&self->owner, uvt_lock_me());
     Py_RETURN_TRUE;
 }
 

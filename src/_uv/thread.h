@@ -22,7 +22,8 @@ typedef struct {
     _Atomic unsigned long owner;    /* Mutex, writer of an RWLock: its thread */
     _Atomic unsigned count;         /* RWLock: readers, of whom each is counted
                                      * while it reads.  Semaphore: the value or,
-                                     * for moments, more */
+                                     * for moments, more.  Condition, Barrier: who
+                                     * waits */
 } UvtLock;
 
 PyObject *uvt_lock_new(PyTypeObject *type, PyObject *args, PyObject *kwds);
@@ -35,10 +36,17 @@ UVT_CHECKED int uvt_lock_init_done(UvtLock *self, int rc, const char *call);
 /* Raises ThreadError with the system's error and a text; NULL. */
 PyObject *uvt_lock_misuse(UvtLock *self, int error, const char *text);
 
+/* The kernel's number of this thread. */
+static inline unsigned long
+uvt_lock_me(void)
+{
+    return PyThread_get_thread_native_id();
+}
+
 static inline bool
 uvt_lock_is_mine(UvtLock *self)
 {
-    return atomic_load(&self->owner) == PyThread_get_thread_ident();
+    return atomic_load(&self->owner) == uvt_lock_me();
 }
 
 /* One reader less; false when there is none. */

@@ -1,6 +1,8 @@
 /* uv.thread: conditions and barriers.  Functions run on any thread; those that
  * wait give up the interpreter's lock meanwhile.  Whoever waits has a reference
- * to the object, so none is destroyed under a waiting thread.
+ * to the object, so none is destroyed under a waiting thread.  In a forked child
+ * those threads are gone, but the system would wait for them: what somebody has
+ * waited for at the fork is left as it is.
  */
 #include "thread.h"
 #include "args.h"
@@ -29,7 +31,7 @@ condition_init(UvtLock *self, PyObject *args, PyObject *kwds)
 static void
 condition_dealloc(UvtLock *self)
 {
-    if (self->initialised) {
+    if (self->initialised && atomic_load(&self->count) == 0) {
         uv_cond_destroy(&self->uv.condition);
     }
     uvt_lock_free(self);
@@ -97,6 +99,7 @@ wait_with(UvtLock *self, UvtLock *mutex, uint64_t timeout)
     Py_INCREF(mutex);
     mutex->depth = 0;
     atomic_store(&mutex->owner, 0);
+    atomic_fetch_add(&self->count, 1);
     Py_BEGIN_ALLOW_THREADS
     if (timeout == UINT64_MAX) {
         uv_cond_wait(&self->uv.condition, &mutex->uv.mutex);
@@ -105,7 +108,8 @@ wait_with(UvtLock *self, UvtLock *mutex, uint64_t timeout)
         rc = uv_cond_timedwait(&self->uv.condition, &mutex->uv.mutex, timeout);
     }
     Py_END_ALLOW_THREADS
-    atomic_store(&mutex->owner, PyThread_get_thread_ident());
+    atomic_fetch_sub(&self->count, 1);
+    atomic_store(&mutex->owner, uvt_lock_me());
     mutex->depth = 1;
     Py_DECREF(mutex);
     return rc;
@@ -186,7 +190,7 @@ barrier_init(UvtLock *self, PyObject *args, PyObject *kwds)
 static void
 barrier_dealloc(UvtLock *self)
 {
-    if (self->initialised) {
+    if (self->initialised && atomic_load(&self->count) == 0) {
         uv_barrier_destroy(&self->uv.barrier);
     }
     uvt_lock_free(self);
@@ -204,9 +208,11 @@ barrier_wait(UvtLock *self, PyObject *Py_UNUSED(ignored))
     if (!uvt_lock_check(self)) {
         return NULL;
     }
+    atomic_fetch_add(&self->count, 1);
     Py_BEGIN_ALLOW_THREADS
     rc = uv_barrier_wait(&self->uv.barrier);
     Py_END_ALLOW_THREADS
+    atomic_fetch_sub(&self->count, 1);
     return PyBool_FromLong(rc > 0);
 }
 

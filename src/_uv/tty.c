@@ -6,7 +6,7 @@
 #include "tty.h"
 #include "args.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include "stream.h"
 #include "task.h"
 #include "tcp_options.h"
@@ -59,6 +59,7 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
     UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "fd", "readable", NULL};
     PyObject *loop_arg, *fd_arg, *readable;
+    UvtLowFds low;
     UvtLoop *loop;
     int fd, rc;
 
@@ -69,6 +70,7 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
                                   sizeof(uv_tty_t), &loop)) {
         return -1;
     }
+    uvt_low_take(&low);
     if (isatty(fd)) {
         rc = init_terminal(loop, &self->box->uv.tty, fd);
     }
@@ -78,11 +80,16 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
             rc = uv_tty_init(&loop->core->uv, &self->box->uv.tty, fd, 0);
         }
     }
+    uvt_low_give(&low);
     if (uvt_handle_init_done(self, loop, rc, "uv_tty_init") < 0) {
         return -1;
     }
     self->blocks = is_blocking(self);
-    uvt_guard_fresh(self);
+    rc = uvt_guard_fresh(self);
+    if (rc < 0) {
+        uvt_handle_raise(self, rc, "uv_tty_init");
+        return -1;
+    }
     return 0;
 }
 

@@ -8,7 +8,7 @@
 #include "udp.h"
 #include "args.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include "sockaddr.h"
 #include "tcp_options.h"
 #include <errno.h>
@@ -25,16 +25,6 @@ socket_fd(UvtHandle *self)
     return uv_fileno(&self->box->uv.handle, &fd) == 0 ? fd : -1;
 }
 
-/* A socket that libuv has just made may have the number of one that somebody
- * still watches.  Telling may run Python code, which may close the handle. */
-static int
-guard_fresh(UvtHandle *self)
-{
-    uvt_guard_fresh(self);
-    return self->box == NULL || uv_is_closing(&self->box->uv.handle)
-        ? UV_ECANCELED : 0;
-}
-
 static int
 init_udp(UvtHandle *self, PyObject *loop_arg, unsigned flags)
 {
@@ -48,7 +38,10 @@ init_udp(UvtHandle *self, PyObject *loop_arg, unsigned flags)
     if (uvt_handle_init_done(self, loop, rc, "uv_udp_init_ex") < 0) {
         return -1;
     }
-    (void)guard_fresh(self);
+    if (uvt_guard_made(self) == UV_ENOMEM) {
+        uvt_handle_raise(self, UV_ENOMEM, "uv_udp_init_ex");
+        return -1;
+    }
     return 0;
 }
 
@@ -113,7 +106,7 @@ bind_socket(UvtHandle *self, const struct sockaddr_storage *addr, unsigned flags
     bool had = socket_fd(self) >= 0;
     int rc = uv_udp_bind(&self->box->uv.udp, (const struct sockaddr *)addr,
                          flags);
-    int fresh = had ? 0 : guard_fresh(self);
+    int fresh = had ? 0 : uvt_guard_made(self);
     return rc < 0 ? rc : fresh;
 }
 

@@ -29,6 +29,8 @@ UVT_CHECKED int uvt_udp_ensure_socket(UvtHandle *self, int family,
  * receives already.  A libuv status. */
 UVT_CHECKED int uvt_udp_recv_start(UvtHandle *self);
 void uvt_udp_recv_stop(UvtHandle *self);
+/* The kernel has no memory left to watch it: whoever receives is told. */
+void uvt_udp_refused(UvtHandle *self, int status);
 
 /* The address of a datagram to be sent: *out is storage, or NULL for None. */
 UVT_CHECKED bool uvt_udp_parse_target(UvtHandle *self, const char *call,

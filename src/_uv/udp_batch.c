@@ -9,7 +9,7 @@
 #include "consumer.h"
 #include "descriptor.h"
 #include "errors.h"
-#include "loop.h"
+#include "guards.h"
 #include "sockaddr.h"
 #include "udp.h"
 #include <stddef.h>
@@ -252,6 +252,29 @@ on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
 #endif
 }
 
+void
+uvt_udp_refused(UvtHandle *self, int status)
+{
+    const UvtConsumer *consumer = self->consumer;
+    UvtBox *box = self->box;
+    uv_buf_t nothing = {0};
+    if (self->reading) {
+        uvt_udp_recv_stop(self);
+        if (consumer == NULL) {
+            deliver_to_python(self, status, NULL, NULL, 0);
+        }
+        else if (consumer->datagram != NULL) {
+            UVT_TELL_CONSUMER(self, datagram, owner, status, &nothing, NULL, 0);
+        }
+        else {
+            UVT_TELL_CONSUMER(self, ready, owner, status, 0);
+        }
+    }
+    if (self->box == box && box->uv.udp.io_watcher.pevents != 0) {
+        uvt_handle_close(self);
+    }
+}
+
 /* libuv receives on an unbound socket without a word, but nothing comes. */
 static int
 ensure_bound(UvtHandle *self)
@@ -294,6 +317,10 @@ uvt_udp_recv_start(UvtHandle *self)
         rc = ensure_bound(self);
     }
     if (rc == 0) {
+        rc = uvt_guard_reserve(&self->loop->core->uv,
+                               self->box->uv.udp.io_watcher.fd);
+    }
+    if (rc == 0) {
         rc = uv_udp_recv_start(&self->box->uv.udp, on_alloc, on_recv);
     }
     if (rc == 0) {
@@ -333,6 +360,12 @@ uvt_udp_start_recv(UvtHandle *self, PyObject *callback)
         return NULL;
     }
     rc = uvt_udp_recv_start(self);
+    if (rc == 0) {
+        rc = uvt_guard_watch(self->box);
+        if (rc < 0) {
+            uvt_udp_recv_stop(self);
+        }
+    }
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_udp_recv_start");
     }

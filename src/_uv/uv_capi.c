@@ -4,8 +4,7 @@
  */
 #include "uv_capi.h"
 #include "errors.h"
-#include "handle.h"
-#include "loop.h"
+#include "guards.h"
 #include "signals.h"
 #include "uvpoll.h"
 #include "sockaddr.h"
@@ -334,6 +333,13 @@ capi_udp_new(PyObject *loop, unsigned flags)
 }
 
 static int
+capi_reserve(PyObject *handle, int fd)
+{
+    return is_open(handle)
+        ? uvt_guard_reserve(((UvtHandle *)handle)->box->uv.handle.loop, fd) : UV_EINVAL;
+}
+
+static int
 capi_udp_recv_start(PyObject *handle)
 {
     return is_open(handle) ? uvt_udp_recv_start((UvtHandle *)handle)
@@ -418,6 +424,8 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .loop_is_closed = capi_loop_is_closed,
         .loop_has_work = capi_loop_has_work,
         .loop_fresh_fd = capi_loop_fresh_fd,
+        .async_send = uvt_guard_send,
+        .reserve = capi_reserve,
     };
     capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
     if (capsule == NULL) {

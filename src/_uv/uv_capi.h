@@ -175,6 +175,13 @@ typedef struct UvtCAPI {
      * that was closed, and that had the same number, is told UV_EBADF and stopped.
      * May call Python, and close handles. */
     void (*loop_fresh_fd)(PyObject *loop, int fd);
+
+    /* uv_async_send, which aborts when somebody has closed the loop's descriptor; on
+     * any thread, attached or not.  A libuv status. */
+    int (*async_send)(uv_async_t *uv);
+    /* To be called before uv_tcp_open and its like, since libuv aborts later without
+     * memory for its table.  A libuv status. */
+    int (*reserve)(PyObject *handle, int fd);
 } UvtCAPI;
 
 static inline const UvtCAPI *

@@ -3,7 +3,7 @@
  */
 #include "uvmodule.h"
 #include "fork.h"
-#include "loop.h"
+#include "guards.h"
 #include "pool.h"
 #include "process.h"
 #include "tcp_options.h"
@@ -69,13 +69,14 @@ module_exec(PyObject *module)
     UvtState *st = uvt_state(module);
     st->module = module;
     st->str_excepthook = PyUnicode_InternFromString("excepthook");
+    uvt_low_remember(st);
     st->str_ident = PyUnicode_InternFromString("ident");
     if (st->str_excepthook == NULL || st->str_ident == NULL
         || import_name(&st->set_wakeup_fd, "signal", "set_wakeup_fd") < 0
         || import_name(&st->main_thread, "threading", "main_thread") < 0) {
         return -1;
     }
-    if (uvt_graves_setup(st) < 0
+    if (uvt_reserve_setup() < 0 || uvt_graves_setup(st) < 0
         || uvt_errors_setup(module, st) < 0
         || uvt_constants_setup(module) < 0
         || uvt_loop_setup(module, st) < 0

@@ -8,6 +8,7 @@
 #define UVT_UVMODULE_H
 
 #include "compat.h"
+#include "guardstate.h"
 #include "locked.h"
 #include "../tls/engine.h"
 #include <uv.h>
@@ -96,6 +97,8 @@ typedef struct UvtState {
     struct UvtPool *pool;           /* since the first queue_work(), or NULL */
     _Atomic pid_t pool_pid;         /* the process that used libuv's pool, or 0 */
     struct UvtGraves *graves;       /* counted; see loop.h */
+    UvtSigLock siglock;             /* of the process */
+    UvtFileId standard[3];          /* what 0 to 2 were at the import */
     bool stat_float_times;          /* fs.stat_float_times() */
     struct UvtLoop *loops;          /* the open ones (fork.c); borrowed */
     PyObject *default_loop;         /* what Loop.default_loop() made, or NULL */

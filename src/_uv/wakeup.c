@@ -8,8 +8,7 @@
 #include "consumer.h"
 #include "errors.h"
 #include "fork.h"
-#include "handle.h"
-#include "loop.h"
+#include "guards.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -114,8 +113,10 @@ wakeup_create(UvtLoop *self)
     wakeup->fds[1] = fds[1];
     wakeup->previous = -1;
     uvt_guard_fresh_fd(self->core, fds[0]);
-    rc = self->core->lost ? UV_EBADF
-                          : uv_poll_init(&self->core->uv, &wakeup->poll, fds[0]);
+    rc = self->core->lost ? UV_EBADF : uvt_guard_reserve(&self->core->uv, fds[0]);
+    if (rc == 0) {
+        rc = uv_poll_init(&self->core->uv, &wakeup->poll, fds[0]);
+    }
     if (rc < 0) {
         close(fds[0]);
         close(fds[1]);
@@ -126,6 +127,12 @@ wakeup_create(UvtLoop *self)
     wakeup->poll.data = wakeup;
     (void)uv_poll_start(&wakeup->poll, UV_READABLE, on_wakeup);
     uv_unref((uv_handle_t *)&wakeup->poll);
+    rc = uvt_guard_watch_io(self->core, &wakeup->poll.io_watcher);
+    if (rc < 0) {
+        uv_close((uv_handle_t *)&wakeup->poll, on_wakeup_closed);
+        uvt_raise(self->st, UVT_EXC_UV, rc, "uv_poll_start");
+        return -1;
+    }
     self->wakeup = wakeup;
     return 0;
 }

@@ -141,8 +141,10 @@ uvt_queue_work(UvtLoop *loop, PyObject *const *args, Py_ssize_t nargs)
         Py_DECREF(self);
         return NULL;
     }
-    uvt_task_begin(&self->base, &job->base);
-    rc = uv_queue_work(&loop->core->uv, &job->req, on_work, on_work_done);
+    rc = uvt_task_begin(&self->base, &job->base);
+    if (rc == 0) {
+        rc = uv_queue_work(&loop->core->uv, &job->req, on_work, on_work_done);
+    }
     if (rc < 0) {
         uvt_task_refused(&self->base);
         Py_DECREF(self);

@@ -1,0 +1,201 @@
+/* Keeps libuv from abort() over what it has for a loop itself: epoll, the eventfd
+ * that wakes it, its table of watchers.  All functions run attached on the loop's
+ * thread, except uvt_guard_intact and uvt_guard_send, which any thread may call.
+ *
+ * libuv's structures are read, and in part written, where its public header
+ * declares them; both kinds of queue node that it has had are two pointers.
+ */
+#include "guards.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+/* epoll, libuv's lock of signals, the loop's own signals, the eventfd; and a few
+ * for what other threads open meanwhile. */
+#define FDS_OF_A_LOOP 8
+
+typedef struct Node {
+    struct Node *next, *prev;
+} Node;
+
+/* ---- the table of watchers ---- */
+
+/* As libuv makes it: the number of entries plus 2 is a power of two, and behind
+ * them are two more, in use while a poll tells its events. */
+int
+uvt_guard_reserve(uv_loop_t *uv, int fd)
+{
+    unsigned count = 14;
+    uv__io_t **watchers;
+    void *last[2] = {NULL, NULL};
+    if (fd < 0 || (unsigned)fd < uv->nwatchers) {
+        return 0;
+    }
+    while (count < (unsigned)fd + 1) {
+        count = (count + 2) * 2 - 2;
+    }
+    if (uv->watchers != NULL) {
+        last[0] = uv->watchers[uv->nwatchers];
+        last[1] = uv->watchers[uv->nwatchers + 1];
+    }
+    watchers = realloc(uv->watchers, (count + 2) * sizeof(*watchers));
+    if (watchers == NULL) {
+        return UV_ENOMEM;
+    }
+    for (unsigned i = uv->nwatchers; i < count; i++) {
+        watchers[i] = NULL;
+    }
+    watchers[count] = last[0];
+    watchers[count + 1] = last[1];
+    uv->watchers = watchers;
+    uv->nwatchers = count;
+    return 0;
+}
+
+/* ---- epoll and the eventfd ---- */
+
+/* To add the eventfd once more changes nothing, and is refused with EEXIST by the
+ * very epoll that has that very file.  To change it would do for that, too, but has
+ * epoll tell once more what is watched by edges, as newer libuv does. */
+bool
+uvt_guard_intact(const UvtCore *core)
+{
+    int fd = core->uv.async_io_watcher.fd, epoll_fd = core->uv.backend_fd;
+    struct epoll_event event = {.events = EPOLLIN};
+    event.data.fd = fd;
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0) {
+        (void)epoll_ctl(epoll_fd, EPOLL_CTL_DEL, fd, &event);
+        return false;
+    }
+    /* Without memory it cannot tell. */
+    return errno == EEXIST || errno == ENOSPC || errno == ENOMEM;
+}
+
+static bool
+is_open(int fd)
+{
+    return fd < 0 || fcntl(fd, F_GETFD) >= 0;
+}
+
+bool
+uvt_guard_own_fds(UvtCore *core)
+{
+    if (!core->lost
+        && (!uvt_guard_intact(core) || !is_open(core->uv.signal_pipefd[0])
+            || !is_open(core->uv.signal_pipefd[1]))) {
+        uvt_guard_give_up(core);
+    }
+    return !core->lost;
+}
+
+/* With nothing to watch, libuv does not even ask epoll. */
+void
+uvt_guard_give_up(UvtCore *core)
+{
+    uv_loop_t *uv = &core->uv;
+    Node *queue = (Node *)&uv->watcher_queue;
+    core->lost = true;
+    while (queue->next != queue) {
+        Node *node = queue->next;
+        queue->next = node->next;
+        node->next->prev = queue;
+        node->next = node->prev = node;
+    }
+    for (unsigned i = 0; i < uv->nwatchers; i++) {
+        uv->watchers[i] = NULL;
+    }
+    uv->nfds = 0;
+    uv_stop(uv);
+}
+
+/* With a wake-up under way libuv writes nothing. */
+int
+uvt_guard_send(uv_async_t *uv)
+{
+    const UvtCore *core = uv->loop->data;
+    if (__atomic_load_n(&uv->pending, __ATOMIC_RELAXED) == 0
+        && !uvt_guard_intact(core)) {
+        return UV_EBADF;
+    }
+    return uv_async_send(uv);
+}
+
+/* ---- a new loop ---- */
+
+/* libuv aborts when it has no descriptor left for what the first loop of a process
+ * makes for all, and leaks some when it fails later.  So all are taken before. */
+static int
+try_descriptors(int *highest)
+{
+    int fds[FDS_OF_A_LOOP], count = 0, rc = 0;
+    *highest = 0;
+    while (count < FDS_OF_A_LOOP && rc == 0) {
+        int fd = epoll_create1(EPOLL_CLOEXEC);
+        if (fd < 0) {
+            rc = uv_translate_sys_error(errno);
+        }
+        else {
+            fds[count++] = fd;
+            *highest = fd > *highest ? fd : *highest;
+        }
+    }
+    while (count > 0) {
+        (void)close(fds[--count]);
+    }
+    return rc;
+}
+
+/* Up to 1.44 libuv leaves epoll open when the rest fails. */
+static void
+close_rest(const uv_loop_t *uv)
+{
+    struct epoll_event event;
+    if (uv->backend_fd > 2 && epoll_wait(uv->backend_fd, &event, 1, 0) >= 0) {
+        (void)close(uv->backend_fd);
+    }
+}
+
+int
+uvt_guard_watch_own(UvtCore *core)
+{
+    uv_loop_t *uv = &core->uv;
+    int rc = uvt_guard_watch_io(core, &uv->async_io_watcher);
+    if (rc == 0 && uv->signal_pipefd[0] >= 0) {
+        rc = uvt_guard_watch_io(core, &uv->signal_io_watcher);
+    }
+    return rc;
+}
+
+int
+uvt_guard_loop_init(UvtState *st, UvtCore *core)
+{
+    UvtLowFds low;
+    int rc, highest;
+    uvt_low_take(&low);
+    uvt_siglock_before(st);
+    rc = try_descriptors(&highest);
+    if (rc == 0) {      /* room for the table of watchers, twice as large at most */
+        rc = uvt_reserve_fill(((size_t)highest + 64) * 2 * sizeof(void *));
+    }
+    if (rc == 0) {
+        core->uv.backend_fd = -1;
+        rc = uv_loop_init(&core->uv);
+        if (rc < 0) {
+            close_rest(&core->uv);
+        }
+    }
+    if (rc == 0) {
+        uvt_siglock_after(st, &core->uv);
+        rc = uvt_guard_watch_own(core);
+        if (rc < 0) {
+            (void)uv_loop_close(&core->uv);
+        }
+    }
+    uvt_reserve_empty();
+    uvt_low_give(&low);
+    return rc;
+}

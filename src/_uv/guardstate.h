@@ -1,0 +1,31 @@
+/* What the module's state keeps for guards.h. */
+#ifndef UVT_GUARDSTATE_H
+#define UVT_GUARDSTATE_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* Those of descriptors 0 to 2 that are closed are taken between uvt_low_take and
+ * uvt_low_give, so that libuv, which never closes them, makes none of its own there. */
+typedef struct {
+    bool taken[3];
+} UvtLowFds;
+
+/* A file, as fstat() tells it. */
+typedef struct {
+    dev_t device;
+    ino_t inode;
+} UvtFileId;
+
+/* libuv's process-wide lock of signals (siglock.c). */
+typedef struct {
+    pid_t pid;                  /* of the process that it was found in; 0: not yet */
+    bool known;                 /* `fds` and `inode` are it */
+    int fds[2];
+    ino_t inode;
+    ino_t stranger;             /* of one that was there before; 0: none */
+    unsigned forks;             /* under way */
+    UvtLowFds low;              /* while there are */
+} UvtSigLock;
+
+#endif
