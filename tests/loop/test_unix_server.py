@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import socket
+import stat
 import sys
 
 import pytest
@@ -233,5 +234,53 @@ def test_cleanup_fails(tmp_path, caplog):
         directory.write_text("no directory any more")
         server.close()
         assert "Unable to clean up listening UNIX socket" in caplog.text
+
+    run(main())
+
+
+# ---- mode ----
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o777, 0])
+@pytest.mark.parametrize("start", [True, False])
+def test_mode(tmp_path, mode, start, no_leak):
+    path = tmp_path / "socket"
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(
+            Recorder, path, mode=mode, start_serving=start, cleanup_socket=True
+        )
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        server.close()
+        assert not path.exists()
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", ["rw", 1.5, b"6"])
+def test_mode_that_is_none(tmp_path, mode, no_leak):
+    """Nothing is left of a socket whose mode cannot be set."""
+    path = tmp_path / "socket"
+
+    async def main():
+        with pytest.raises(TypeError):
+            await asyncio.get_running_loop().create_unix_server(
+                Recorder, path, mode=mode
+            )
+        assert not path.exists()
+
+    run(main())
+
+
+def test_mode_needs_a_path(no_leak):
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as sock:
+            with pytest.raises(ValueError, match="mode"):
+                await loop.create_unix_server(Recorder, sock=sock, mode=0o600)
+        for name in ("\0uvtulip-mode", b"\0uvtulip-mode"):
+            with pytest.raises(ValueError, match="abstract"):
+                await loop.create_unix_server(Recorder, name, mode=0o600)
 
     run(main())
