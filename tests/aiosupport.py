@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import limits
 import uvtulip
+from network import has_ipv6 as has_ipv6
 
 T = TypeVar("T")
 LIMIT = limits.WAIT
@@ -102,15 +103,6 @@ def refusing_port() -> Iterator[int]:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(("", 0))
         yield int(sock.getsockname()[1])
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def script(

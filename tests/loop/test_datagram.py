@@ -17,6 +17,7 @@ from datagramsupport import (
     received,
     udp_socket,
 )
+from network import needs_broadcast, needs_multicast
 from uvtulip import uv
 
 hosts = pytest.mark.parametrize(
@@ -205,6 +206,7 @@ def test_broadcast():
     run(main())
 
 
+@needs_broadcast
 def test_broadcast_is_refused_by_default():
     async def main():
         transport, protocol = await endpoint(local_addr=("0.0.0.0", 0))
@@ -216,6 +218,7 @@ def test_broadcast_is_refused_by_default():
     run(main())
 
 
+@needs_multicast
 def test_multicast_by_socket_options():
     async def main():
         transport, protocol = await endpoint(local_addr=("0.0.0.0", 0))
@@ -231,6 +234,7 @@ def test_multicast_by_socket_options():
     run(main())
 
 
+@needs_multicast
 def test_multicast_by_the_raw_handle():
     async def main():
         transport, protocol = await endpoint(local_addr=("0.0.0.0", 0))

@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 
+from network import needs_ipv6
 from uvtulip import uv
 
 
@@ -59,6 +60,7 @@ def test_connect_echo_close(loop):
     assert got == [b"hello"]
 
 
+@needs_ipv6
 def test_ipv6(loop):
     server = listening(loop, lambda s, e: None, "::1")
     assert server.family == socket.AF_INET6

@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 
+from network import needs_ipv6, needs_multicast
 from uvtulip import uv
 
 UV = uv.errno
@@ -123,6 +124,7 @@ def test_address_of_one_sender_is_one_object(loop, sock):
     assert got[0][0] is got[1][0]
 
 
+@needs_ipv6
 @pytest.mark.parametrize("flags", FLAGS)
 def test_ipv6(loop, flags):
     handle, got = collect(loop, 1, socket.AF_INET6 | flags, ("::1", 0))
@@ -328,6 +330,7 @@ def test_send_empty(loop, sock):
     handle.close()
 
 
+@needs_ipv6
 def test_send_ipv6_and_back(loop):
     """The address of a datagram is where an answer goes, as it is or made anew."""
     server = receiver(loop, lambda h, addr, flags, data, error: (
@@ -716,7 +719,9 @@ def test_open_in_use_twice(loop, sock):
     poll.close()
 
 
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize(
+    "family",
+    [socket.AF_INET, pytest.param(socket.AF_INET6, marks=needs_ipv6)])
 @pytest.mark.parametrize("bound", [False, True])
 def test_options(loop, family, bound):
     handle = uv.UDP(loop, family)
@@ -790,6 +795,7 @@ def multicast_pair(loop, join):
     return receiver_, sender, got
 
 
+@needs_multicast
 def test_multicast(loop):
     receiver_, sender, got = multicast_pair(
         loop, lambda h: h.set_membership(GROUP, uv.UV_JOIN_GROUP, "127.0.0.1"))
@@ -798,6 +804,7 @@ def test_multicast(loop):
     sender.close()
 
 
+@needs_multicast
 def test_source_membership(loop):
     receiver_, sender, got = multicast_pair(
         loop, lambda h: h.set_source_membership(GROUP, "127.0.0.1", "127.0.0.1",
@@ -807,6 +814,7 @@ def test_source_membership(loop):
     sender.close()
 
 
+@needs_multicast
 def test_membership_makes_a_socket(loop):
     handle = uv.UDP(loop)
     handle.set_membership(GROUP, uv.UV_JOIN_GROUP, "127.0.0.1")
