@@ -10,6 +10,7 @@ it belongs to the thread that runs the loop.
 from __future__ import annotations
 
 import os
+import posix
 import signal
 import subprocess
 import threading
@@ -32,28 +33,71 @@ if TYPE_CHECKING:
 _FIRST, _LONGEST, _LONGEST_TOLD = 0.001, 0.05, 1.0
 
 
-def reap(proc: _Popen) -> bool:
-    """Whether the child has ended; if so proc.returncode says how.  Never waits."""
-    lock = proc._waitpid_lock  # type: ignore[attr-defined]
-    if not lock.acquire(blocking=False):
-        return False  # Another thread is in proc.wait() and will know.
+def set_returncode(proc: _Popen, returncode: int) -> None:
+    """What was found out by us, for those who ask proc."""
     try:
-        if proc.returncode is None:
-            try:
-                pid, status = os.waitpid(proc.pid, os.WNOHANG)
-            except ChildProcessError:
-                logger.warning(
-                    "child process pid %d exit status already read: "
-                    " will report returncode 255",
-                    proc.pid,
-                )
-                proc.returncode = 255
-            else:
-                if pid != 0:
-                    proc.returncode = os.waitstatus_to_exitcode(status)
+        proc.returncode = returncode
+    except AttributeError:
+        pass  # A class of somebody's, which finds out by itself.
+
+
+def _known(proc: _Popen) -> int | None:
+    """What proc says of its end; only a number is an answer."""
+    returncode = proc.returncode
+    return returncode if isinstance(returncode, int) else None
+
+
+def _told_by(proc: _Popen) -> int | None:
+    """What a class that is not CPython's may know, if it waits for any child.
+    CPython's knows nothing while its lock is taken."""
+    try:
+        returncode = proc.poll()
+    except Exception:
+        logger.exception("%r.poll() failed", proc)
+        return None
+    return returncode if isinstance(returncode, int) else None
+
+
+def _ask(proc: _Popen) -> int | None:
+    try:
+        # Not os.waitpid(), which gevent replaces by one that waits for its own loop.
+        pid, status = posix.waitpid(proc.pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    else:
+        return os.waitstatus_to_exitcode(status) if pid != 0 else None
+    returncode = _told_by(proc)
+    if returncode is not None:
+        return returncode
+    logger.warning(
+        "child process pid %d exit status already read: "
+        " will report returncode 255",
+        proc.pid,
+    )
+    return 255
+
+
+def _lock_of(proc: _Popen) -> threading.Lock | None:
+    """What CPython's Popen has while it waits; another one's may have none."""
+    lock = getattr(proc, "_waitpid_lock", None)
+    return lock if hasattr(lock, "acquire") and hasattr(lock, "release") else None
+
+
+def reap(proc: _Popen) -> int | None:
+    """The returncode of a child that has ended, which proc gets too.  Never waits."""
+    lock = _lock_of(proc)
+    if lock is not None and not lock.acquire(blocking=False):
+        return None  # Another thread is in proc.wait() and will know.
+    try:
+        returncode = _known(proc)
+        if returncode is None:
+            returncode = _ask(proc)
+            if returncode is not None:
+                set_returncode(proc, returncode)
     finally:
-        lock.release()
-    return proc.returncode is not None
+        if lock is not None:
+            lock.release()
+    return returncode
 
 
 class _ChildPoll(Poll):
@@ -123,13 +167,14 @@ class Child:
     def check(self) -> bool:
         """If the child has ended, tell, and wait no more."""
         try:
-            if not reap(self.proc):
-                return False
+            returncode = reap(self.proc)
         except BaseException:
             self.forget()  # It would be asked again at once, for ever.
             raise
+        if returncode is None:
+            return False
         self.forget()
-        self._exited(self.proc.returncode)
+        self._exited(returncode)
         return True
 
     def forget(self) -> None:
@@ -195,7 +240,7 @@ class SilentChildren:
                 signal.siginterrupt(signal.SIGCHLD, False)
         except ValueError:
             return  # A sub-interpreter: it gets no signals.
-        self._loop._set_signal_hook(self._on_signals)
+        self._loop._hear_of_children(self._on_signals)
         self._told = True
 
     def _listen_no_more(self) -> None:
@@ -205,7 +250,7 @@ class SilentChildren:
         if self._told:
             self._told = False
             if not self._loop.is_closed() and not self._loop._forked:
-                self._loop._set_signal_hook(None)
+                self._loop._hear_of_children(None)
         if self._ours:
             self._ours = False
             try:

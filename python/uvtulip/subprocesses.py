@@ -18,7 +18,7 @@ import warnings
 from asyncio.base_events import BaseEventLoop
 from asyncio.log import logger
 
-from .children import Child, reap
+from .children import Child, reap, set_returncode
 from .cleanup import close_quietly
 from .pipes import PipeLoop
 
@@ -234,7 +234,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
             if pipe is not None and pipe.pipe is not None and loop_is_open:
                 pipe.pipe.close()
         proc = self._proc
-        if proc is None or self._returncode is not None or reap(proc):
+        if proc is None or self._returncode is not None or reap(proc) is not None:
             return
         if loop_is_open and self._loop.get_debug():  # type: ignore[union-attr]
             logger.warning("Close running child process: kill %r", self)
@@ -335,7 +335,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
             logger.info("%r exited with return code %r", self, returncode)
         self._returncode = returncode
         if self._proc is not None and self._proc.returncode is None:
-            self._proc.returncode = returncode  # Told by somebody else.
+            set_returncode(self._proc, returncode)  # Told by somebody else.
         self._call(self._protocol.process_exited)
         self._try_finish()
         if not self._finished:

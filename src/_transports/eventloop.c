@@ -428,8 +428,8 @@ PyDoc_STRVAR(run_doc,
 
 PyDoc_STRVAR(set_signal_hook_doc,
 "_set_signal_hook($self, hook, /)\n--\n\n"
-"Have hook(signums) called with bytes when signals came in, before their\n"
-"handlers; None: no more.");
+"Have hook(signums) called with bytes when signals came in, after their handlers\n"
+"or, at the end of a run, before; None: no more.");
 
 PyDoc_STRVAR(add_reader_doc,
 "add_reader($self, fd, callback, *args, context=None)\n--\n\n"

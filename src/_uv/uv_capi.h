@@ -68,7 +68,8 @@ typedef struct UvtConsumer {
 typedef struct UvtLoopHooks {
     /* Just before libuv polls: true when the poll must not block. */
     bool (*busy)(PyObject *owner);
-    /* Signals came in, before their Python handlers run. */
+    /* Signals came in.  Their Python handlers have run, but for those that come at
+     * the end of a run. */
     void (*signals)(PyObject *owner, const unsigned char *signums, size_t n);
     /* A raw callback raised; the exception is set and has to be taken.  `what`
      * is the handle, or NULL.  Not called for KeyboardInterrupt, SystemExit and

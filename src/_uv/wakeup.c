@@ -20,11 +20,9 @@ typedef struct UvtWakeup {
     bool active;            /* between start and stop */
 } UvtWakeup;
 
-/* Sets the descriptor and returns the old one; -2 with an exception. */
 static int
-set_wakeup_fd(UvtState *st, int fd)
+old_fd(PyObject *result)
 {
-    PyObject *result = PyObject_CallFunction(st->set_wakeup_fd, "i", fd);
     int old;
     if (result == NULL) {
         return -2;
@@ -35,6 +33,28 @@ set_wakeup_fd(UvtState *st, int fd)
         return -2;
     }
     return old;
+}
+
+/* Sets the descriptor and returns the old one; -2 with an exception. */
+static int
+set_wakeup_fd(UvtState *st, int fd)
+{
+    return old_fd(PyObject_CallFunction(st->set_wakeup_fd, "i", fd));
+}
+
+/* The same for one of ours.  When it is full it has enough to wake the loop, and which
+ * handlers are to run Python knows without it: no reason for a warning. */
+static int
+set_own_fd(UvtState *st, int fd)
+{
+    PyObject *args = Py_BuildValue("(i)", fd), *kwds, *result = NULL;
+    kwds = Py_BuildValue("{s:O}", "warn_on_full_buffer", Py_False);
+    if (args != NULL && kwds != NULL) {
+        result = PyObject_Call(st->set_wakeup_fd, args, kwds);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(kwds);
+    return old_fd(result);
 }
 
 /* The other owner's end may be full or gone; it has to cope with lost bytes,
@@ -48,20 +68,69 @@ forward(int fd, const unsigned char *bytes, ssize_t n)
     } while (rc < 0 && errno == EINTR);
 }
 
-/* Hands on what has come in since the last time. */
+/* Runs the handlers of what has come in. */
 static void
-deliver(UvtLoop *loop, const UvtWakeup *wakeup, int previous)
+check_signals(UvtLoop *loop)
+{
+    if (PyErr_CheckSignals() < 0 && !uvt_loop_hook_signal(loop)) {
+        uvt_loop_raise_later(loop);
+    }
+}
+
+#define SIGNALS 128
+#define MOST_TOLD 8     /* so often one number, of all that have come at once */
+
+typedef struct {
+    unsigned char counts[SIGNALS];
+} Incoming;
+
+static void
+count_signals(Incoming *incoming, const unsigned char *bytes, ssize_t n)
+{
+    for (ssize_t i = 0; i < n; i++) {
+        unsigned char number = bytes[i];
+        if (number < SIGNALS && incoming->counts[number] < MOST_TOLD) {
+            incoming->counts[number]++;
+        }
+    }
+}
+
+static void
+tell_consumer(UvtLoop *loop, const Incoming *incoming)
+{
+    unsigned char bytes[SIGNALS * MOST_TOLD];
+    size_t size = 0;
+    if (loop->hooks == NULL || loop->hooks->signals == NULL) {
+        return;
+    }
+    for (int number = 0; number < SIGNALS; number++) {
+        for (int i = 0; i < incoming->counts[number]; i++) {
+            bytes[size++] = (unsigned char)number;
+        }
+    }
+    if (size > 0) {
+        loop->hooks->signals(loop->hooks_owner, bytes, size);
+    }
+}
+
+/* Hands on what has come in since the last time.  During a run its handlers, which
+ * Python has noted before it wrote the bytes, come first. */
+static void
+deliver(UvtLoop *loop, const UvtWakeup *wakeup, int previous, bool running)
 {
     unsigned char bytes[256];
+    Incoming incoming = {{0}};
     ssize_t n;
     while ((n = read(wakeup->fds[0], bytes, sizeof(bytes))) > 0) {
         if (previous >= 0) {
             forward(previous, bytes, n);
         }
-        if (loop->hooks != NULL) {
-            UVT_TELL_HOOKS(loop, signals, owner, bytes, (size_t)n);
-        }
+        count_signals(&incoming, bytes, n);
     }
+    if (running) {
+        check_signals(loop);
+    }
+    tell_consumer(loop, &incoming);
 }
 
 static void
@@ -73,10 +142,7 @@ on_wakeup(uv_poll_t *uv, int status, int events)
         return;
     }
     uvt_loop_attach(loop);
-    deliver(loop, wakeup, wakeup->previous);
-    if (PyErr_CheckSignals() < 0 && !uvt_loop_hook_signal(loop)) {
-        uvt_loop_raise_later(loop);
-    }
+    deliver(loop, wakeup, wakeup->previous, true);
 }
 
 static void
@@ -181,7 +247,7 @@ uvt_wakeup_start(UvtLoop *self)
     if (self->wakeup == NULL && wakeup_create(self) < 0) {
         return -1;
     }
-    previous = set_wakeup_fd(self->st, self->wakeup->fds[1]);
+    previous = set_own_fd(self->st, self->wakeup->fds[1]);
     if (previous == -2 && lost_own_end(self->wakeup)) {
         PyErr_Clear();
         self->wakeup->fds[1] = -1;
@@ -189,7 +255,7 @@ uvt_wakeup_start(UvtLoop *self)
         if (wakeup_create(self) < 0) {
             return -1;
         }
-        previous = set_wakeup_fd(self->st, self->wakeup->fds[1]);
+        previous = set_own_fd(self->st, self->wakeup->fds[1]);
     }
     if (previous == -2) {
         if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
@@ -242,7 +308,7 @@ uvt_wakeup_stop(UvtLoop *self)
     raised = PyErr_Occurred() ? PyErr_GetRaisedException() : NULL;
     previous = give_back(self);
     /* A signal may have stopped the run before there was a poll. */
-    deliver(self, wakeup, previous);
+    deliver(self, wakeup, previous, false);
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }
