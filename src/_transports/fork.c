@@ -28,6 +28,9 @@ void
 tulip_loop_on_forked(PyObject *owner)
 {
     TulipLoop *self = (TulipLoop *)owner;
+#ifdef Py_GIL_DISABLED
+    self->inbox_lock = (PyMutex){0};    /* another thread may have had it */
+#endif
     self->forked = true;
     self->closed = true;
     self->polling = false;

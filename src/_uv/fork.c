@@ -159,12 +159,49 @@ uvt_fork_raise(void)
                     "child has to make its own");
 }
 
+#ifdef Py_GIL_DISABLED
+/* This thread has the mutex, by a critical section that is not suspended. */
+static bool
+has_section_of(const PyMutex *mutex)
+{
+    uintptr_t top = PyThreadState_Get()->critical_section;
+    while (top != 0 && (top & 1) == 0) {
+        const PyCriticalSection *section = (PyCriticalSection *)(top & ~(uintptr_t)3);
+        if (section->_cs_mutex == mutex
+            || ((top & 2)
+                && ((const PyCriticalSection2 *)section)->_cs_mutex2 == mutex)) {
+            return true;
+        }
+        top = section->_cs_prev;
+    }
+    return false;
+}
+
+/* Another thread, which this process has not, may have had the locks. */
+static void
+free_lock(UvtLoop *loop)
+{
+    PyMutex *mutex = &loop->lock->ob_mutex;
+    if (!has_section_of(mutex)) {
+        *mutex = (PyMutex){0};
+    }
+}
+#else
+#define free_lock(loop) ((void)0)
+#endif
+
 static PyObject *
 after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     UvtState *st = uvt_state(module);
-    UvtLoop *loop = st->loops, *next;
+    UvtLoop *loop, *next;
     uvt_siglock_after_fork(st, true);
+    UVT_MUTEX_AFTER_FORK(st->mutex);
+    UVT_MUTEX_AFTER_FORK(st->graves->mutex);
+    for (loop = st->loops; loop != NULL; loop = loop->next) {
+        free_lock(loop);
+    }
+    loop = st->loops;
     st->graves->first = NULL;
     st->graves->strays = NULL;
     Py_XINCREF(loop);

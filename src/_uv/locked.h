@@ -92,6 +92,7 @@ uvt_section_yield(PyObject *lock)
 #define UVT_MUTEX_MEMBER(name) PyMutex name;
 #define UVT_MUTEX_LOCK(mutex) PyMutex_Lock(&(mutex))
 #define UVT_MUTEX_UNLOCK(mutex) PyMutex_Unlock(&(mutex))
+#define UVT_MUTEX_AFTER_FORK(mutex) ((mutex) = (PyMutex){0})
 
 #else
 
@@ -105,6 +106,7 @@ uvt_section_yield(PyObject *lock)
 #define UVT_MUTEX_MEMBER(name)
 #define UVT_MUTEX_LOCK(mutex) ((void)0)
 #define UVT_MUTEX_UNLOCK(mutex) ((void)0)
+#define UVT_MUTEX_AFTER_FORK(mutex) ((void)0)
 
 #endif
 
