@@ -4,33 +4,13 @@
  * run attached, on any thread; they own nothing.
  */
 #include "audit.h"
+#include "../_uv/audit.h"
 #include <sys/socket.h>
-
-/* Is called for the arguments of an event, so only if somebody wants them. */
-static PyObject *
-refuse(void *found)
-{
-    *(bool *)found = true;
-    PyErr_SetNone(PyExc_ValueError);
-    return NULL;
-}
-
-/* There is no function that says so.  The arguments of an event are made for the
- * hooks alone, and when that fails none of them is called. */
-bool
-tulip_audited(void)
-{
-    bool found = false;
-    if (PySys_Audit("socket.__new__", "O&", refuse, &found) < 0) {
-        PyErr_Clear();
-    }
-    return found;
-}
 
 PyObject *
 tulip_py_audited(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(tulip_audited());
+    return PyBool_FromLong(uvt_audited());
 }
 
 static int
@@ -46,7 +26,7 @@ int
 tulip_audit_accepted(int listening, int fd)
 {
     PyObject *module, *sock;
-    if (!tulip_audited()) {
+    if (!uvt_audited()) {
         return 0;
     }
     module = PyImport_ImportModule("uvtulip.sockets");

@@ -1,11 +1,9 @@
-/* Audit events of PEP 578, and whether anybody listens for them. */
+/* Audit events of PEP 578: those that the socket module does not raise for us. */
 #ifndef TULIP_AUDIT_H
 #define TULIP_AUDIT_H
 
 #include "transportsmodule.h"
 
-/* Whether a hook is there, of Python's or of C's.  Raises nothing and no event. */
-bool tulip_audited(void);
 /* _transports._audited() */
 PyObject *tulip_py_audited(PyObject *module, PyObject *ignored);
 /* The event of a socket that was accepted, which a hook may refuse: -1 with its

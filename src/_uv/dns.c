@@ -284,7 +284,11 @@ dns_getaddrinfo(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
     PyObject *given[8], *callback, *result = NULL;
     if (!uvt_args_bind("getaddrinfo", args, nargs, kwnames, names, 8, 2, given)
         || !uvt_arg_callback("getaddrinfo", given[7], &callback)
-        || !take_hints(given + 3, &question.hints)) {
+        || !take_hints(given + 3, &question.hints)
+        || PySys_Audit("socket.getaddrinfo", "OOiii", given[1],
+                       given[2] != NULL ? given[2] : Py_None,
+                       question.hints.ai_family, question.hints.ai_socktype,
+                       question.hints.ai_protocol) < 0) {
         return NULL;
     }
     UVT_LOCKED(uvt_lock_of(st, given[0]));
@@ -396,7 +400,8 @@ dns_getnameinfo(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
         || !uvt_arg_callback("getnameinfo", given[3], &callback)
         || (given[2] != NULL
             && !uvt_arg_int("getnameinfo", "flags", given[2], 0, INT_MAX, &flags))
-        || !uvt_sockaddr_parse("getnameinfo", given[1], &storage)) {
+        || !uvt_sockaddr_parse("getnameinfo", given[1], &storage)
+        || PySys_Audit("socket.getnameinfo", "(O)", given[1]) < 0) {
         return NULL;
     }
     UVT_LOCKED(uvt_lock_of(uvt_state(module), given[0]));

@@ -4,6 +4,7 @@
  * (UvtFsCall) owns the paths, buffers and the directory, until libuv is done.
  */
 #include "fs.h"
+#include "audit.h"
 #include "args.h"
 #include "errors.h"
 #include "loop.h"
@@ -198,7 +199,8 @@ uvt_fs_run(PyObject *module, const UvtFsOp *op, PyObject *const *args,
     names[count + 1] = "callback";
     if (!uvt_args_bind(op->name, args, nargs, kwnames, names, count + 2,
                        op->required + 1, given)
-        || !uvt_arg_callback(op->name, given[count + 1], &callback)) {
+        || !uvt_arg_callback(op->name, given[count + 1], &callback)
+        || !uvt_fs_audit(op->name, given + 1)) {
         return NULL;
     }
     if (callback != NULL) {

@@ -70,7 +70,8 @@ os_chdir(PyObject *module, PyObject *arg)
 {
     PyObject *path;
     int rc;
-    if (!PyUnicode_FSConverter(arg, &path)) {
+    if (PySys_Audit("os.chdir", "(O)", arg) < 0
+        || !PyUnicode_FSConverter(arg, &path)) {
         return NULL;
     }
     rc = uv_chdir(PyBytes_AS_STRING(path));

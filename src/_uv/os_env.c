@@ -93,6 +93,11 @@ env_setenv(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         Py_DECREF(name);
         return NULL;
     }
+    if (PySys_Audit("os.putenv", "OO", name, value) < 0) {
+        Py_DECREF(name);
+        Py_DECREF(value);
+        return NULL;
+    }
     rc = uv_os_setenv(PyBytes_AS_STRING(name), PyBytes_AS_STRING(value));
     Py_DECREF(name);
     Py_DECREF(value);
@@ -113,6 +118,10 @@ env_unsetenv(PyObject *module, PyObject *arg)
     PyObject *name;
     int rc;
     if (!PyUnicode_FSConverter(arg, &name)) {
+        return NULL;
+    }
+    if (PySys_Audit("os.unsetenv", "(O)", name) < 0) {
+        Py_DECREF(name);
         return NULL;
     }
     rc = uv_os_unsetenv(PyBytes_AS_STRING(name));

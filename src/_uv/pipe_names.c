@@ -3,6 +3,7 @@
  * of it is kept here.
  */
 #include "args.h"
+#include "audit.h"
 #include "errors.h"
 #include "guards.h"
 #include "pipe.h"
@@ -101,8 +102,9 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
     if (name == NULL) {
         return NULL;
     }
-    /* __fspath__ may have closed the handle. */
-    if (!uvt_handle_check_free(self, "Pipe.bind")) {
+    /* __fspath__ or a hook may have closed the handle. */
+    if (!uvt_audit_bind((PyObject *)self, arg)
+        || !uvt_handle_check_free(self, "Pipe.bind")) {
         Py_DECREF(name);
         return NULL;
     }
@@ -212,8 +214,9 @@ uvt_pipe_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     if (name == NULL) {
         return NULL;
     }
-    /* __fspath__ may have closed the handle. */
-    if (!uvt_handle_check_free(self, "Pipe.connect")) {
+    /* __fspath__ or a hook may have closed the handle. */
+    if (!uvt_audit_connect((PyObject *)self, args[0])
+        || !uvt_handle_check_free(self, "Pipe.connect")) {
         Py_DECREF(name);
         return NULL;
     }

@@ -105,7 +105,8 @@ module_kill(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     int pid, signum, rc;
     if (!uvt_args_count("kill", nargs, 2, 2)
         || !uvt_arg_int("kill", "pid", args[0], INT_MIN, INT_MAX, &pid)
-        || !uvt_arg_int("kill", "signum", args[1], INT_MIN, INT_MAX, &signum)) {
+        || !uvt_arg_int("kill", "signum", args[1], INT_MIN, INT_MAX, &signum)
+        || PySys_Audit("os.kill", "ii", pid, signum) < 0) {
         return NULL;
     }
     rc = uv_kill(pid, signum);

@@ -457,6 +457,29 @@ make(PyObject *cls, UvtState *st, PyObject *loop)
     return (UvtHandle *)self;
 }
 
+static PyObject *
+or_none(PyObject *arg)
+{
+    return arg != NULL ? arg : Py_None;
+}
+
+/* For the audit event: what will be started. */
+static PyObject *
+program_of(PyObject *const *given)
+{
+    PyObject *args = given[ARGS];
+    if (is_given(given[EXECUTABLE])) {
+        return given[EXECUTABLE];
+    }
+    if (PyTuple_Check(args) && PyTuple_GET_SIZE(args) > 0) {
+        return PyTuple_GET_ITEM(args, 0);
+    }
+    if (PyList_Check(args) && PyList_GET_SIZE(args) > 0) {
+        return PyList_GET_ITEM(args, 0);
+    }
+    return args;
+}
+
 const char uvt_process_spawn_doc[] =
 "spawn($type, /, loop, args, executable=None, env=None, cwd=None, uid=0,\n"
 "      gid=0, flags=0, stdio=None, exit_callback=None)\n--\n\n"
@@ -488,7 +511,9 @@ uvt_process_spawn(PyObject *cls, PyObject *const *args, Py_ssize_t nargs,
 
     if (st == NULL
         || !uvt_args_bind(CALL, args, nargs, kwnames, names, COUNT, 2, given)
-        || !uvt_arg_callback(CALL, given[EXIT_CALLBACK], &callback)) {
+        || !uvt_arg_callback(CALL, given[EXIT_CALLBACK], &callback)
+        || PySys_Audit("subprocess.Popen", "OOOO", program_of(given), given[ARGS],
+                       or_none(given[CWD]), or_none(given[ENV])) < 0) {
         return NULL;
     }
     UVT_LOCKED(uvt_lock_of(st, given[LOOP]));

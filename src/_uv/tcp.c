@@ -3,6 +3,7 @@
  * took over by open().
  */
 #include "args.h"
+#include "audit.h"
 #include "errors.h"
 #include "guards.h"
 #include "listen.h"
@@ -69,6 +70,7 @@ tcp_bind(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         || !uvt_sockaddr_parse("TCP.bind", args[0], &addr)
         || (nargs > 1
             && !uvt_arg_int("TCP.bind", "flags", args[1], 0, INT_MAX, &flags))
+        || !uvt_audit_bind((PyObject *)self, args[0])
         || !uvt_handle_check_free(self, "TCP.bind")) {
         return NULL;
     }
@@ -129,6 +131,7 @@ tcp_connect(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     if (!uvt_args_count("TCP.connect", nargs, 2, 2)
         || !uvt_sockaddr_parse("TCP.connect", args[0], &addr)
         || !uvt_arg_callable("TCP.connect", args[1])
+        || !uvt_audit_connect((PyObject *)self, args[0])
         || !uvt_handle_check_free(self, "TCP.connect")) {
         return NULL;
     }

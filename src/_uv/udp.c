@@ -6,6 +6,7 @@
  * callbacks and the data of its sends under way, and the cached addresses.
  */
 #include "udp.h"
+#include "audit.h"
 #include "args.h"
 #include "errors.h"
 #include "guards.h"
@@ -139,6 +140,7 @@ udp_bind(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         || !uvt_sockaddr_parse("UDP.bind", args[0], &addr)
         || (nargs > 1
             && !uvt_arg_int("UDP.bind", "flags", args[1], 0, INT_MAX, &flags))
+        || !uvt_audit_bind((PyObject *)self, args[0])
         || !uvt_handle_check_free(self, "UDP.bind")) {
         return NULL;
     }
@@ -207,7 +209,9 @@ udp_connect(UvtHandle *self, PyObject *arg)
     struct sockaddr_storage storage;
     struct sockaddr *addr = arg == Py_None ? NULL : (struct sockaddr *)&storage;
     int rc = 0;
-    if ((addr != NULL && !uvt_sockaddr_parse("UDP.connect", arg, &storage))
+    if ((addr != NULL
+         && (!uvt_sockaddr_parse("UDP.connect", arg, &storage)
+             || !uvt_audit_connect((PyObject *)self, arg)))
         || !uvt_handle_check_free(self, "UDP.connect")) {
         return NULL;
     }

@@ -6,6 +6,7 @@
  * when the handle object is gone; the batch buffer belongs to the object.
  */
 #include "args.h"
+#include "audit.h"
 #include "consumer.h"
 #include "descriptor.h"
 #include "errors.h"
@@ -458,7 +459,8 @@ uvt_udp_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 
     if (!uvt_args_count("UDP.send", nargs, 2, 3)
         || !uvt_arg_callback("UDP.send", nargs > 2 ? args[2] : NULL, &callback)
-        || !uvt_udp_parse_target(self, "UDP.send", args[0], &storage, &addr)) {
+        || !uvt_udp_parse_target(self, "UDP.send", args[0], &storage, &addr)
+        || (addr != NULL && !uvt_audit_sendto((PyObject *)self, args[0]))) {
         return NULL;
     }
     send = PyMem_Calloc(1, sizeof(Send));
@@ -513,6 +515,7 @@ uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
 
     if (!uvt_args_count("UDP.try_send", nargs, 2, 2)
         || !uvt_udp_parse_target(self, "UDP.try_send", args[0], &storage, &addr)
+        || (addr != NULL && !uvt_audit_sendto((PyObject *)self, args[0]))
         || !uvt_buffers_get(&data, "UDP.try_send", args[1])) {
         return NULL;
     }

@@ -2,6 +2,7 @@
  * loop's thread, attached.  A batch owns the views of its data.
  */
 #include "args.h"
+#include "audit.h"
 #include "buffer.h"
 #include "errors.h"
 #include "loop.h"
@@ -48,6 +49,8 @@ batch_add(UvtHandle *self, Batch *batch, PyObject *item)
     }
     if (!uvt_udp_parse_target(self, "UDP.try_send2", PyTuple_GET_ITEM(item, 0),
                       &message->storage, &batch->addrs[batch->count])
+        || (batch->addrs[batch->count] != NULL
+            && !uvt_audit_sendto((PyObject *)self, PyTuple_GET_ITEM(item, 0)))
         || !uvt_buffers_get(&message->data, "UDP.try_send2",
                             PyTuple_GET_ITEM(item, 1))) {
         return false;
@@ -228,7 +231,7 @@ uvt_udp_try_send2(UvtHandle *self, PyObject *messages)
     if (items == NULL) {
         return NULL;
     }
-    if (!send_answers(self, items, &result)) {
+    if (uvt_audited() || !send_answers(self, items, &result)) {
         result = send_any(self, items);
     }
     Py_DECREF(items);
