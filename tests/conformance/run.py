@@ -30,6 +30,10 @@ from typing import Any
 
 import expected
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
+
+import signaldefaults
+
 # All that can run on another loop or need none: test_windows_* need Windows.
 MODULES = [
     "test_base_events",
@@ -176,6 +180,7 @@ def cases(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
 def child(name: str, loop: str, results: pathlib.Path, skip: set[str]) -> None:
     """Run one module's tests in this process, except those named in skip."""
     faulthandler.enable()
+    signaldefaults.restore()
     factory = install_loop() if loop == "uvtulip" else None
     module = importlib.import_module(f"test.test_asyncio.{name}")
     if factory is not None:
