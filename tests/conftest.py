@@ -7,6 +7,9 @@ stack of every thread and ends the process.
 
 import faulthandler
 import os
+import pathlib
+import shlex
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -37,6 +40,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session")
+def held_names(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A library in whose names a script can wait: loop/heldnames.c."""
+    target = tmp_path_factory.mktemp("heldnames") / "heldnames.so"
+    source = pathlib.Path(__file__).parent / "loop" / "heldnames.c"
+    subprocess.run(
+        [
+            *shlex.split(os.environ.get("CC", "cc")),
+            *("-shared", "-fPIC", "-Wall", "-Werror", str(source), "-ldl"),
+            *("-o", str(target)),
+        ],
+        check=True,
+    )
+    return target
 
 
 @pytest.fixture(params=["openssl", "memory-bio"])

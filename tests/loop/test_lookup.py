@@ -3,8 +3,6 @@ nobody wants, and who is asked instead of them."""
 
 import asyncio
 import os
-import pathlib
-import shlex
 import socket
 import subprocess
 import sys
@@ -47,21 +45,6 @@ def run(main):
     with asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner:
         runner.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def held_names(tmp_path_factory):
-    target = tmp_path_factory.mktemp("heldnames") / "heldnames.so"
-    source = pathlib.Path(__file__).with_name("heldnames.c")
-    subprocess.run(
-        [
-            *shlex.split(os.environ.get("CC", "cc")),
-            *("-shared", "-fPIC", "-Wall", "-Werror", str(source), "-ldl"),
-            *("-o", str(target)),
-        ],
-        check=True,
-    )
-    return target
 
 
 @pytest.fixture

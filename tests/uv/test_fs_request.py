@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import threading
 import weakref
 
 import pytest
@@ -42,6 +43,9 @@ def settle():
 
 def test_cancel(loop):
     seen, late = [], []
+    begun, end = threading.Event(), threading.Event()
+    work = loop.queue_work(lambda: begun.set() or end.wait(60), lambda *args: None)
+    assert begun.wait(60)
     with busy_pool(loop, seen) as requests:
         request = fs.stat(loop, ".", late.append)
         assert request.cancel() is True
@@ -51,9 +55,10 @@ def test_cancel(loop):
         assert request.error == uv.errno.UV_ECANCELED
         assert request.result is None
         assert request.cancel() is False
-        # The first ones are being worked on, whatever the size of the pool.
+        # The work has begun, and they are more than the pool has threads.
         cancelled = [request for request in reversed(requests) if request.cancel()]
-        assert cancelled and requests[0] not in cancelled
+        assert cancelled and work.cancel() is False
+        end.set()
     loop.run_checked()
     assert len(seen) == MANY
     for request in seen:
