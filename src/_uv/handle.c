@@ -191,7 +191,7 @@ uvt_box_close(UvtBox *box)
         return;
     }
     if (box->uv.handle.type == UV_TTY) {
-        uvt_tty_restore(&box->uv.tty);
+        uvt_tty_close(box);
     }
     if (box->uv.handle.type == UV_SIGNAL) {
         uvt_signal_unwatch(&box->uv.signal);

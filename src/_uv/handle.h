@@ -30,6 +30,8 @@ typedef struct UvtBox {
     unsigned timer_pass;            /* Timer: in which it was started */
     struct UvtBox *next_aside;
     unsigned signals_seen;          /* Signal: of its number (signal_count.c) */
+    struct UvtTerminal *terminal;   /* TTY: in another mode (tty_mode.c), or NULL */
+    struct UvtBox *next_of_terminal;
     struct UvtListener *listener;   /* listen.c; NULL: it does not listen */
     struct UvtPipeFile *file;       /* pipe_file.c; NULL: no path was bound */
     union {                         /* only as large as its type needs */

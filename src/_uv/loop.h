@@ -41,6 +41,7 @@ typedef struct UvtGraves {
     size_t users;
     UvtCore *first;
     struct UvtStray *strays;        /* children that no loop waits for */
+    struct UvtTerminal *terminals;  /* whose mode was changed (tty_mode.c) */
 } UvtGraves;
 
 typedef struct UvtLoop {

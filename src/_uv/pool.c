@@ -7,6 +7,7 @@
  * lets no other begin: a thread that came later would find it half taken down.
  */
 #include "pool.h"
+#include "tty.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -166,6 +167,7 @@ at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     UvtState *st = uvt_state(module);
     UvtPool *self = st->pool;
+    (void)uvt_terminals_reset(st->graves);
     if (st->pool_pid != 0 && st->pool_pid != getpid()) {
         Py_BEGIN_ALLOW_THREADS
         make_threads(st);
@@ -184,7 +186,8 @@ at_exit(PyObject *module, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef at_exit_def = {
     "_finish_work", at_exit, METH_NOARGS,
-    "_finish_work($module, /)\n--\n\nWait for what runs in the thread pool.",
+    "_finish_work($module, /)\n--\n\n"
+    "Give terminals their modes back, and wait for what runs in the thread pool.",
 };
 
 int

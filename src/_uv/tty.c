@@ -1,5 +1,5 @@
 /* uv.TTY: a terminal as a stream.  All functions run on the loop's thread,
- * attached; set_mode() detaches while the terminal drains.  For a terminal the
+ * attached; tty_mode.c has the modes.  For a terminal the
  * handle owns a descriptor of its own and leaves the caller's alone; a pipe or a
  * socket in its place is taken over.
  */
@@ -8,7 +8,6 @@
 #include "errors.h"
 #include "guards.h"
 #include "stream.h"
-#include "task.h"
 #include "tcp_options.h"
 
 #include <errno.h>
@@ -93,19 +92,6 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
     return 0;
 }
 
-/* Newer libuv does this by itself, but only for the first terminal whose mode
- * was changed in the process. */
-void
-uvt_tty_restore(uv_tty_t *tty)
-{
-    uv_os_fd_t fd;
-    if (tty->mode != UV_TTY_MODE_NORMAL
-        && uv_fileno((uv_handle_t *)tty, &fd) == 0) {
-        (void)tcsetattr(fd, TCSANOW, &tty->orig_termios);
-        tty->mode = UV_TTY_MODE_NORMAL;
-    }
-}
-
 /* ---- methods ---- */
 
 PyDoc_STRVAR(set_mode_doc,
@@ -113,26 +99,22 @@ PyDoc_STRVAR(set_mode_doc,
 "Change the terminal's mode: UV_TTY_MODE_NORMAL is the one it had,\n"
 "UV_TTY_MODE_RAW gives each key at once, without echo and signals,\n"
 "UV_TTY_MODE_IO is binary-safe, UV_TTY_MODE_RAW_VT (libuv 1.51) matters on\n"
-"Windows.  Older libuv waits until what was written has left.  Closing the handle\n"
-"gives the terminal its mode back.\n\n"
+"Windows.  Several handles may change one terminal: the latest counts, and the\n"
+"terminal gets the mode back that it had before all of them when the last one is\n"
+"set to normal or closed, or when the interpreter ends.\n\n"
 "Raises TypeError, ValueError, HandleClosedError, TTYError (ENOTTY).");
 
 static PyObject *
 tty_set_mode(UvtHandle *self, PyObject *arg)
 {
     UVT_LOCKED(self->lock);
-    UvtBlocking blocking;
-    UvtLoop *loop;
     int mode, rc;
     if (!uvt_arg_int("TTY.set_mode", "mode", arg, UV_TTY_MODE_NORMAL, LAST_MODE,
                      &mode)
         || !uvt_handle_check_free(self, "TTY.set_mode")) {
         return NULL;
     }
-    loop = self->loop;
-    blocking = uvt_blocking_begin(loop);
-    rc = uv_tty_set_mode(&self->box->uv.tty, (uv_tty_mode_t)mode);
-    uvt_blocking_end(loop, blocking);
+    rc = uvt_tty_set_mode(self->loop->graves, self->box, mode);
     if (rc < 0) {
         return uvt_handle_raise(self, rc, "uv_tty_set_mode");
     }
@@ -175,15 +157,16 @@ class_result(PyObject *cls, int rc, const char *call)
 
 PyDoc_STRVAR(reset_mode_doc,
 "reset_mode($type, /)\n--\n\n"
-"Give the first terminal whose mode was changed in this process its mode back;\n"
-"for the end of a program, also with the handle still open.\n\n"
-"Raises TTYError (EBUSY: another thread changes a mode; EBADF, ENOTTY: its\n"
-"handle is closed).");
+"Give every terminal whose mode this process has changed its mode back, with the\n"
+"handles still open.  It comes by itself when the interpreter ends.\n\n"
+"Raises TTYError (EIO: a terminal is gone).");
 
 static PyObject *
 tty_reset_mode(PyObject *cls, PyObject *Py_UNUSED(ignored))
 {
-    return class_result(cls, uv_tty_reset_mode(), "uv_tty_reset_mode");
+    UvtState *st = uvt_state_of_type((PyTypeObject *)cls);
+    return st == NULL ? NULL : class_result(cls, uvt_terminals_reset(st->graves),
+                                            "uv_tty_reset_mode");
 }
 
 PyDoc_STRVAR(set_vterm_state_doc,
