@@ -2,6 +2,7 @@
 step of TLS when it is told to."""
 
 import asyncio
+import ctypes
 import functools
 import socket
 import ssl
@@ -196,3 +197,20 @@ async def client_side(
         peer.close()
         raise
     return transport, peer
+
+
+def renegotiate(end: ssl.SSLObject) -> None:
+    """Have a server of TLS 1.2 ask for another handshake, which ssl has no name for.
+
+    It leaves with the next step of the handshake.
+    """
+    import _ssl
+
+    library = ctypes.CDLL(_ssl.__file__)
+    # After the head of the object and its socket: what `openssl.c` looks at, too.
+    pointer = ctypes.cast(id(end._sslobj), ctypes.POINTER(ctypes.c_void_p))
+    head = object.__basicsize__ // ctypes.sizeof(ctypes.c_void_p)
+    library.SSL_renegotiate.argtypes = [ctypes.c_void_p]
+    assert library.SSL_renegotiate(pointer[head + 1]) == 1
+    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+    assert library.SSL_do_handshake(pointer[head + 1]) == 1

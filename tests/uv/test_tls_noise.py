@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from rawtls import End, connected, ends, run_until, stream, streams
-from tlssupport import client_context, server_context, tls12
+from tlssupport import client_context, renegotiate, server_context, tls12
 from uvtulip import uv
 
 pytestmark = pytest.mark.usefixtures("raw_tls_backend")
@@ -218,3 +218,57 @@ def test_a_patched_sslobject(loop, monkeypatch):
     one.tls.write(b"ping")
     run_until(loop, lambda: two.data == b"ping")
     assert set(calls) == {"do_handshake", "read", "write"}
+
+
+def pump(loop, peer, incoming, outgoing):
+    """Bytes between the loop and the end in memory, in both directions."""
+    loop.run(uv.UV_RUN_NOWAIT)
+    if outgoing.pending:
+        peer.sendall(outgoing.read())
+    with contextlib.suppress(BlockingIOError):
+        incoming.write(peer.recv(1 << 20))
+
+
+@pytest.mark.parametrize("end", ["write", "shutdown"])
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+def test_a_write_in_the_middle_of_another_handshake(loop, size, end):
+    """TLS 1.2: the server asks for it, and the write waits until it is done."""
+    handle, peer = stream(loop)
+    peer.setblocking(False)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = tls12(server_context()).wrap_bio(incoming, outgoing, server_side=True)
+    client = end_of(handle, False)
+    data = bytes(range(250)) * (size // 250)
+    got, told = bytearray(), []
+
+    def until(condition, step):
+        for _ in range(100_000):
+            if condition():
+                return
+            with contextlib.suppress(ssl.SSLWantReadError):
+                step()
+            pump(loop, peer, incoming, outgoing)
+        raise AssertionError("it took too long")
+
+    def read():
+        got.extend(server.read(1 << 16))
+
+    with peer:
+        until(lambda: client.events, server.do_handshake)
+        assert client.events == [("handshake", None)]
+        until(lambda: server.version() and not outgoing.pending, server.do_handshake)
+        renegotiate(server)
+        peer.sendall(outgoing.read())
+        hello = ssl.MemoryBIO()
+        while not hello.pending:
+            pump(loop, peer, hello, outgoing)
+        client.tls.write(data, lambda tls, error: told.append(error))
+        if end == "shutdown":
+            client.tls.shutdown(lambda tls, error: told.append(error))
+        loop.run(uv.UV_RUN_NOWAIT)
+        assert told == []
+        incoming.write(hello.read())
+        until(lambda: len(got) == size, read)
+        assert got == data
+        until(lambda: len(told) == (2 if end == "shutdown" else 1), lambda: None)
+        assert set(told) == {None}
