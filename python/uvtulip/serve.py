@@ -16,6 +16,7 @@ import sys
 from asyncio.log import logger
 
 from . import _transports, syscalls
+from .accepting import Accepting
 from .cleanup import close_quietly
 from .connect import (
     check_stream_socket,
@@ -56,6 +57,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
     # one of that number.
     _path: SocketFile | None = None
     _closed = False
+    # In asyncio.all_tasks(), from the first time that it serves on.
+    _accepts: Accepting | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
@@ -126,6 +129,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
     def _begin(self) -> None:
         if self._closed:
             raise RuntimeError(f"server {self!r} is closed")
+        if self._accepts is None:
+            self._accepts = Accepting(self)
         if not self._serving:
             if guarded():
                 for sock in self._given:

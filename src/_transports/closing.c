@@ -56,6 +56,10 @@ call_connection_lost(PyObject *owner, PyObject *exc)
     if (self->flags & TULIP_LOST_DONE) {
         return;
     }
+    if ((self->flags & TULIP_WAITS)
+        && tulip_loop_call_soon_c(self->loop, call_connection_lost, owner, exc) == 0) {
+        return;         /* after connection_made() */
+    }
     self->flags |= TULIP_LOST_DONE;
     if (self->protocol != NULL && (self->flags & TULIP_LAYERED)) {
         PyObject *link = Py_NewRef(self->protocol);

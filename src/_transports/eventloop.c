@@ -104,6 +104,9 @@ loop_traverse(TulipLoop *self, visitproc visit, void *arg)
         rc = tulip_lookup_traverse(self, visit, arg);
     }
     if (rc == 0) {
+        rc = tulip_accepted_traverse(self, visit, arg);
+    }
+    if (rc == 0) {
         rc = tulip_timers_traverse(&self->timers, visit, arg);
     }
     if (rc == 0) {
@@ -121,6 +124,7 @@ drop_work(TulipLoop *self)
     tulip_timers_clear(&self->timers);
     tulip_sock_end(self);
     tulip_lookup_end(self);
+    tulip_accepted_end(self);
     Py_CLEAR(self->readiness);
     Py_CLEAR(self->loop_kwargs);
     Py_CLEAR(self->signal_hook);

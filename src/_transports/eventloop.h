@@ -13,6 +13,7 @@ struct TulipSockets;
 struct TulipDatagram;
 struct TulipArrivals;
 struct TulipLookups;
+struct TulipAccepted;
 
 typedef struct TulipLoop {
     PyObject_HEAD
@@ -30,6 +31,7 @@ typedef struct TulipLoop {
     _Atomic bool polling;           /* the poll may block right now */
     _Atomic bool called;            /* something is in the inbox */
     bool timer_due;                 /* a timer was due when it was set */
+    bool no_poll;                   /* before the next batch of callbacks */
     bool due;                       /* the deadline fired in this turn */
     uint64_t turns;                 /* how many were begun */
     uint64_t usual_batch;           /* run.c: what one takes, in ticks, ... */
@@ -53,6 +55,8 @@ typedef struct TulipLoop {
     unsigned idle_watchers;         /* those in it without a callback */
     unsigned char *fd_marks;        /* a bit for each descriptor, fdusers.c */
     size_t fd_marks_size;           /* in bytes */
+    struct TulipAccepted *accepted; /* new connections of servers, or NULL */
+    size_t accepted_waiting;        /* of these, for connection_made() */
     struct TulipLookups *lookups;   /* names that are asked for; or NULL */
     struct TulipSockets *sockets;   /* who waits in sock_*; NULL until needed */
     PyObject *loop_kwargs;          /* {"loop": self} for Future and Task */
@@ -238,6 +242,13 @@ void tulip_loop_mark_fd(TulipLoop *loop, int fd);
 UVT_CHECKED bool tulip_loop_check_transports(TulipLoop *loop, int fd);
 /* Raises that error, naming who has it. */
 void tulip_loop_raise_in_use(TulipLoop *loop, int fd);
+
+/* ---- accepted.c ---- */
+
+/* Calls connection_made() for all that wait for it. */
+void tulip_accepted_begin(TulipLoop *loop);
+int tulip_accepted_traverse(TulipLoop *loop, visitproc visit, void *arg);
+void tulip_accepted_end(TulipLoop *loop);
 
 /* ---- readiness.c ---- */
 

@@ -7,9 +7,8 @@
  * libuv's own way of listening drops connections when descriptors run out, and
  * gives no address.
  */
-#include "server.h"
+#include "accepted.h"
 #include "audit.h"
-#include "tls_layer.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -83,30 +82,6 @@ make_handle(TulipServer *self, TulipListener *listener, int fd)
     return handle;
 }
 
-static void
-call_connection_made(TulipStream *stream)
-{
-    TulipLoop *loop = stream->loop;
-    PyObject *protocol = Py_NewRef(stream->protocol), *result;
-    stream->flags |= TULIP_IN_CALLBACK;
-    if (stream->flags & TULIP_LAYERED) {
-        tulip_layer_made(protocol, (PyObject *)stream);
-        result = Py_NewRef(Py_None);
-    }
-    else {
-        result = PyObject_CallMethodOneArg(
-            protocol, loop->st->str_connection_made, (PyObject *)stream);
-    }
-    stream->flags &= ~(unsigned)TULIP_IN_CALLBACK;
-    if (result == NULL) {
-        tulip_loop_report(loop,
-                          "Exception in callback protocol.connection_made()",
-                          (PyObject *)stream, protocol, NULL);
-    }
-    Py_XDECREF(result);
-    Py_DECREF(protocol);
-}
-
 /* NULL: ask the kernel. */
 static const struct sockaddr *
 name_if_known(const struct sockaddr *addr)
@@ -161,18 +136,13 @@ serve(TulipServer *self, TulipListener *listener, int fd,
     }
     if (stream != NULL) {
         adopt(stream, listener, peer, len);
-        call_connection_made(stream);
     }
-    else {
+    if (stream == NULL || tulip_accepted_add(self->loop, stream) < 0) {
         report_creation(self);
         api->close(handle);
     }
     (void)PyContext_Exit(context);
-    if (stream != NULL) {
-        tulip_stream_flush(stream);
-        tulip_stream_start(stream);
-        Py_DECREF(stream);
-    }
+    Py_XDECREF(stream);
     Py_XDECREF(protocol);
     Py_DECREF(context);
     Py_DECREF(handle);
@@ -279,21 +249,9 @@ next_batch(const TulipListener *listener, uint64_t turn)
 }
 
 static void
-on_ready(PyObject *owner, int status, int Py_UNUSED(events))
+accept_some(TulipServer *self, TulipListener *listener, PyObject *index)
 {
-    TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
-    TulipListener *listener = listener_of(owner);
     int batch = next_batch(listener, self->loop->turns);
-
-    if (status < 0) {
-        PyObject *exc = self->st->uv->oserror(status, "accept");
-        if (exc != NULL) {
-            PyErr_SetRaisedException(exc);
-        }
-        tulip_loop_report(self->loop, "A server cannot accept any more", NULL,
-                          NULL, NULL);
-        return;
-    }
     listener->turn = self->loop->turns;
     listener->batch = 0;
     /* Whatever serve() calls may stop the server. */
@@ -312,7 +270,7 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
         }
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS
                  || errno == ENOMEM) {
-            rest(self, listener, PyTuple_GET_ITEM(owner, 1), errno);
+            rest(self, listener, index, errno);
             return;
         }
         else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -332,6 +290,22 @@ on_ready(PyObject *owner, int status, int Py_UNUSED(events))
         }
     }
     listener->batch = batch;
+}
+
+static void
+on_ready(PyObject *owner, int status, int Py_UNUSED(events))
+{
+    TulipServer *self = (TulipServer *)PyTuple_GET_ITEM(owner, 0);
+    if (status < 0) {
+        PyObject *exc = self->st->uv->oserror(status, "accept");
+        if (exc != NULL) {
+            PyErr_SetRaisedException(exc);
+        }
+        tulip_loop_report(self->loop, "A server cannot accept any more", NULL,
+                          NULL, NULL);
+        return;
+    }
+    accept_some(self, listener_of(owner), PyTuple_GET_ITEM(owner, 1));
 }
 
 void

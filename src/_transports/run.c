@@ -126,14 +126,19 @@ poll(TulipLoop *self, uv_run_mode mode)
 static bool
 has_ready(const TulipLoop *self)
 {
-    return tulip_ring_length(&self->ready) > 0;
+    return tulip_ring_length(&self->ready) > 0 || self->accepted_waiting > 0;
 }
 
 static int
 run_first(TulipLoop *self, size_t count)
 {
-    return tulip_loop_run_ready(self, count) < 0 || raise_kept(self) < 0
-        || !tulip_loop_check_fork(self) ? -1 : 0;
+    if (tulip_loop_run_ready(self, count) < 0) {
+        return -1;
+    }
+    if (self->accepted_waiting > 0 && self->raised == NULL && !self->stopping) {
+        tulip_accepted_begin(self);
+    }
+    return raise_kept(self) < 0 || !tulip_loop_check_fork(self) ? -1 : 0;
 }
 
 /* A clock in units of its own, a tenth as expensive as the one in nanoseconds. */
@@ -216,12 +221,15 @@ run_batches(TulipLoop *self)
         end = read_ticks();
         long_one = begin != 0 && was_long(self, end - begin);
         begin = end;
-        if (++batches == distance || long_one) {
+        if (self->no_poll) {
+            self->no_poll = false;
+        }
+        else if (++batches >= distance || long_one) {
             due = look(self, &turn_began);
             if (due != 0) {
                 return due < 0 ? -1 : 1;
             }
-            distance *= batches == distance && distance < MAX_DISTANCE ? 2 : 1;
+            distance *= batches >= distance && distance < MAX_DISTANCE ? 2 : 1;
             batches = 0;
             begin = read_ticks();
         }
@@ -237,6 +245,15 @@ turn(TulipLoop *self)
     uv_run_mode mode = UV_RUN_NOWAIT;
     int batches;
 
+    if (self->no_poll) {
+        self->no_poll = false;
+        if (run_first(self, tulip_ring_length(&self->ready)) < 0) {
+            return -1;
+        }
+        if (self->stopping) {
+            return 0;
+        }
+    }
     if (!has_ready(self) && !self->stopping) {
         int due = tulip_loop_arm(self);
         if (due < 0 || tulip_loop_ref_wakeup(self) < 0) {

@@ -7,6 +7,7 @@
  * polls, __dict__; handle and poll -> (server, index), their consumer's owner.
  * Clients are borrowed pointers: a transport owns its server, and leaves it.
  */
+#include "accepted.h"
 #include "server.h"
 #include "tls_layer.h"
 
@@ -71,6 +72,9 @@ tulip_server_leave(TulipServer *self, TulipStream *stream)
         stream->next_client->prev_client = stream->prev_client;
     }
     stream->prev_client = stream->next_client = NULL;
+    if (self->loop->accepted != NULL) {
+        tulip_accepted_forget(self->loop, stream);
+    }
     one_less(self);
 }
 
@@ -225,6 +229,30 @@ server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))
         int rc = alive != NULL ? PyList_Append(list, face_of(stream)) : 0;
         Py_XDECREF(alive);
         if (rc < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+PyDoc_STRVAR(accepting_doc,
+"_accepting($self, /)\n--\n\n"
+"Those of _clients() for which a task of asyncio's would still be accepting.");
+
+static PyObject *
+server_accepting(TulipServer *self, PyObject *Py_UNUSED(ignored))
+{
+    UVT_LOCKED(tulip_lock(self->loop));
+    PyObject *list = PyList_New(0);
+    TulipStream *stream;
+    if (list == NULL) {
+        return NULL;
+    }
+    for (stream = self->clients; stream != NULL; stream = stream->next_client) {
+        if (!(stream->flags & TULIP_CLOSING)
+            && tulip_accepted_is_new(self->loop, stream)
+            && PyList_Append(list, face_of(stream)) < 0) {
             Py_DECREF(list);
             return NULL;
         }
@@ -410,6 +438,7 @@ static PyMethodDef server_methods[] = {
     {"_attach", (PyCFunction)server_attach, METH_VARARGS, attach_doc},
     {"_detach", (PyCFunction)server_detach, METH_VARARGS, detach_doc},
     {"_clients", (PyCFunction)server_clients, METH_NOARGS, clients_doc},
+    {"_accepting", (PyCFunction)server_accepting, METH_NOARGS, accepting_doc},
     {NULL},
 };
 

@@ -44,6 +44,7 @@ enum {
     TULIP_LAYERED = 1 << 24,        /* the protocol is an SSLLink (tls_layer.h) */
     TULIP_HAS_LAYER = 1 << 25,      /* the consumer for that */
     TULIP_SENDFILE = 1 << 26,       /* sendfile() is in progress */
+    TULIP_WAITS = 1 << 27,          /* for connection_made, of an accepted one */
 };
 
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One

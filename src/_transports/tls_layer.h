@@ -17,6 +17,8 @@ void tulip_layer_read(PyObject *link, const char *base, size_t len);
 void tulip_layer_flush(PyObject *link);
 /* The stream has sent what had to wait. */
 void tulip_layer_sent(PyObject *link);
+/* The handshake is not done yet. */
+bool tulip_layer_in_handshake(PyObject *link);
 /* The transport that users know; NULL without an exception when it is lost. */
 UVT_BORROWED PyObject *tulip_layer_transport(PyObject *link);
 

@@ -72,6 +72,13 @@ tulip_layer_sent(PyObject *link)
     }
 }
 
+bool
+tulip_layer_in_handshake(PyObject *link)
+{
+    TulipTLS *tls = tls_of(link);
+    return tls != NULL && tls->phase < TULIP_TLS_OPEN;
+}
+
 PyObject *
 tulip_layer_transport(PyObject *link)
 {

@@ -7,6 +7,7 @@
  * turns of the loop later as asyncio's: who is woken by the end of the stream may
  * still write, and wait for that.
  */
+#include "accepted.h"
 #include "tls.h"
 #include <errno.h>
 
@@ -145,9 +146,19 @@ handshake_done(TulipTLS *self)
     self->flags |= TLS_CONNECTED;
     tulip_debug(self->loop, "%r: SSL handshake is done", (PyObject *)self);
     if (self->flags & TLS_CALL_MADE) {
+        TulipStream *stream = self->stream;
         self->flags ^= TLS_CALL_MADE | TLS_MADE;
+        if (stream != NULL) {
+            Py_INCREF(stream);
+            stream->flags |= TULIP_WAITS;
+        }
         result = tulip_tls_call(self, self->loop->st->str_connection_made,
                                 (PyObject *)self);
+        if (stream != NULL) {
+            stream->flags &= ~(unsigned)TULIP_WAITS;
+            tulip_accepted_made(stream);
+            Py_DECREF(stream);
+        }
         if (result == NULL) {
             tulip_tls_send_last(self);          /* the peer's handshake was good */
             tulip_tls_fatal(self, tulip_tls_failed);
