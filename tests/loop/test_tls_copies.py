@@ -1,5 +1,5 @@
-"""Two copies of OpenSSL of one version in a process, as by a package that brings its own:
-TLS notices that what it would call is not what the ssl module uses."""
+"""Two copies of OpenSSL of one version in a process, as by a package that brings its
+own: TLS notices that what it would call is not what the ssl module uses."""
 
 import os
 import pathlib

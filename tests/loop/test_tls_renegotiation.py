@@ -1,5 +1,5 @@
-"""A server of TLS 1.2 asks for another handshake, to see a certificate for instance: what
-is written meanwhile waits, and goes out when that is done, whatever is below."""
+"""A server of TLS 1.2 asks for another handshake, to see a certificate for instance:
+what is written meanwhile waits, and goes out when that is done, whatever is below."""
 
 import asyncio
 import contextlib
