@@ -1,13 +1,16 @@
 /* Descriptors that are asked directly, beside libuv: whether one can be read, and
  * what a socket has in its queue of errors.  Nothing here calls Python or libuv.
  */
+#include "uvmodule.h"
 #include "descriptor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #ifdef __linux__
 #include <time.h>
@@ -38,6 +41,31 @@ bool
 uvt_fd_is_hung_up(int fd)
 {
     return uvt_fd_events(fd, POLLHUP) != 0;
+}
+
+bool
+uvt_fd_loses_descriptors(int fd)
+{
+    union {
+        struct cmsghdr aligned;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    char unused[1];
+    struct iovec data = {.iov_base = unused, .iov_len = sizeof(unused)};
+    struct msghdr header = {
+        .msg_iov = &data,
+        .msg_iovlen = 1,
+        .msg_control = &control,
+        .msg_controllen = sizeof(control),
+    };
+    int spare = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (spare >= 0) {
+        (void)close(spare);
+        return false;
+    }
+    /* A look receives descriptors, too, if it can. */
+    return recvmsg(fd, &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) > 0
+        && (header.msg_flags & MSG_CTRUNC) != 0;
 }
 
 unsigned

@@ -11,6 +11,9 @@ bool uvt_fd_is_readable(int fd);
 /* True when a read has neither data nor an end, and waits if the descriptor blocks. */
 bool uvt_fd_read_waits(int fd);
 
+/* None is left for what has been sent along: a read would lose it without a word. */
+bool uvt_fd_loses_descriptors(int fd);
+
 /* Somebody has shut down the listening socket: that of UNIX still says EAGAIN. */
 bool uvt_fd_is_hung_up(int fd);
 

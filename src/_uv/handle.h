@@ -79,6 +79,7 @@ typedef struct UvtHandle {
     bool loose;                     /* its consumer alone does not keep it */
     bool blocks;                    /* Stream: its descriptor does, when it writes */
     bool dry;                       /* Stream, UDP: the last read found nothing */
+    bool starved;                   /* Pipe: no descriptor is left to receive one */
     int fd;                         /* Poll: the watched descriptor; else -1 */
 } UvtHandle;
 

@@ -51,6 +51,12 @@ ask_consumer(UvtHandle *self, uv_stream_t *uv, size_t suggested, uv_buf_t *buf)
     Py_DECREF(self);
 }
 
+static bool
+is_ipc(const UvtHandle *self)
+{
+    return self->kind == UV_NAMED_PIPE && self->box->uv.pipe.ipc;
+}
+
 static void
 on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
 {
@@ -64,6 +70,10 @@ on_alloc(uv_handle_t *uv, size_t suggested, uv_buf_t *buf)
     /* On a descriptor that blocks, the read after a full one would wait. */
     if (self->blocks && uvt_fd_read_waits(fd_of(uv))) {
         self->dry = true;
+        return;
+    }
+    if (is_ipc(self) && uvt_fd_loses_descriptors(fd_of(uv))) {
+        self->starved = true;
         return;
     }
     if (self->consumer != NULL && self->consumer->alloc != NULL) {
@@ -140,8 +150,7 @@ is_over(UvtHandle *self, uv_stream_t *uv, ssize_t *nread, uv_buf_t *buf)
     if (uvt_fd_is_readable(fd_of(uv))) {
         return false;       /* libuv reads it, with its descriptors. */
     }
-    return (self->kind == UV_NAMED_PIPE && self->box->uv.pipe.ipc)
-        || read_once(uv, nread, buf);
+    return is_ipc(self) || read_once(uv, nread, buf);
 }
 
 /* What came to nothing.  When that happens again and again, the descriptor is in an
@@ -175,6 +184,10 @@ on_read(uv_stream_t *uv, ssize_t nread, const uv_buf_t *buf)
     if (nread == UV_ENOBUFS && self->blocks && self->dry) {
         Py_DECREF(self);            /* a read would have waited */
         return;
+    }
+    if (self->starved) {
+        self->starved = false;
+        nread = UV_EMFILE;
     }
     if (nread == 0) {
         note_dry(self, uv);

@@ -13,6 +13,7 @@
 #include "guards.h"
 #include "sockaddr.h"
 #include "udp.h"
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -214,6 +215,16 @@ announced(UvtHandle *self, uv_udp_t *uv)
     Py_DECREF(self);
 }
 
+/* What libuv tells of an entry in the socket's queue of errors: it negates an
+ * unsigned number of 32 bits, which makes a large size of it.  0: the entry is no
+ * error, but tells of a sending that has gone well. */
+static ssize_t
+queued_error(ssize_t nread)
+{
+    int error = (int)(uint32_t)nread;
+    return error == -ENOMSG || error > 0 ? 0 : error;
+}
+
 /* libuv also calls for EAGAIN and for the end of a batch, without an address;
  * and after a close, for the rest of a batch. */
 static void
@@ -227,6 +238,10 @@ on_recv(uv_udp_t *uv, ssize_t nread, const uv_buf_t *buf,
         return;
     }
     loop = (UvtLoop *)Py_XNewRef(self->loop);
+    if (flags & UV_UDP_LINUX_RECVERR) {
+        nread = queued_error(nread);
+        addr = NULL;
+    }
     flags &= ~(unsigned)(UV_UDP_MMSG_CHUNK | UV_UDP_MMSG_FREE);
     if (((UvtUDP *)self)->announcing) {
         announced(self, uv);

@@ -282,3 +282,42 @@ def test_aborted_connections_are_passed_over(loop):
         client.settimeout(10)
         assert client.recv(10) == b"hello"
     server.close()
+
+
+def test_descriptors_sent_along_wait(loop):
+    """Received with none left they would be lost: reading ends with an error, and
+    goes on when it is begun again."""
+    ours, theirs = socket.socketpair()
+    pipe = uv.Pipe(loop, True)
+    pipe.open(ours.detach())
+    data, codes, fds = [], [], []
+
+    def on_read(pipe, chunk, errorno):
+        if errorno is not None:
+            codes.append(CODES[errorno])
+            return
+        data.append(chunk)
+        while pipe.pending_count():
+            fds.append(pipe.accept_fd())
+
+    pipe.start_read(on_read)
+    loop.run(uv.UV_RUN_NOWAIT)
+    theirs.send(b"plain")
+    socket.send_fds(theirs, [b"first"], [0])
+    socket.send_fds(theirs, [b"second"], [0])
+    theirs.close()
+    with Full(0):
+        loop.run_checked()
+        assert (data, codes) == ([b"plain"], ["UV_EMFILE"])
+        pipe.start_read(on_read)
+        loop.run_checked()
+        assert codes == ["UV_EMFILE"] * 2
+    pipe.start_read(on_read)
+    loop.run_checked()
+    assert data == [b"plain", b"first", b"second"]
+    assert codes == ["UV_EMFILE"] * 2 + ["UV_EOF"]
+    assert len(fds) == 2
+    for fd in fds:
+        os.close(fd)
+    pipe.close()
+    loop.run_checked()
