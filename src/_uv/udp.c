@@ -39,6 +39,7 @@ init_udp(UvtHandle *self, PyObject *loop_arg, unsigned flags)
     if (uvt_handle_init_done(self, loop, rc, "uv_udp_init_ex") < 0) {
         return -1;
     }
+    uvt_udp_receive_nothing(&self->box->uv.udp);
     if (uvt_guard_made(self) == UV_ENOMEM) {
         uvt_handle_raise(self, UV_ENOMEM, "uv_udp_init_ex");
         return -1;

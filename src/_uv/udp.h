@@ -29,6 +29,8 @@ UVT_CHECKED int uvt_udp_ensure_socket(UvtHandle *self, int family,
  * receives already.  A libuv status. */
 UVT_CHECKED int uvt_udp_recv_start(UvtHandle *self);
 void uvt_udp_recv_stop(UvtHandle *self);
+/* Of a handle that does not receive: libuv may ask it all the same. */
+void uvt_udp_receive_nothing(uv_udp_t *uv);
 /* The kernel has no memory left to watch it: whoever receives is told. */
 void uvt_udp_refused(UvtHandle *self, int status);
 

@@ -204,13 +204,44 @@ cancel_queued(uv_udp_t *uv)
 }
 #endif
 
+static void
+no_room(uv_handle_t *Py_UNUSED(uv), size_t Py_UNUSED(suggested), uv_buf_t *buf)
+{
+    *buf = uv_buf_init(NULL, 0);
+}
+
+static void
+on_nothing(uv_udp_t *Py_UNUSED(uv), ssize_t Py_UNUSED(nread),
+           const uv_buf_t *Py_UNUSED(buf), const struct sockaddr *Py_UNUSED(addr),
+           unsigned Py_UNUSED(flags))
+{
+}
+
+/* From 1.52 on libuv tries to receive when the socket of a handle that only sends is
+ * in an error, and aborts when nobody is there to be told. */
+void
+uvt_udp_receive_nothing(uv_udp_t *uv)
+{
+    uv->alloc_cb = no_room;
+    uv->recv_cb = on_nothing;
+}
+
+static void
+stop_receiving(uv_udp_t *uv)
+{
+    (void)uv_udp_recv_stop(uv);
+    if (!uv_is_closing((uv_handle_t *)uv)) {
+        uvt_udp_receive_nothing(uv);
+    }
+}
+
 /* After announce(): makes up for what was not done in between. */
 static void
 announced(UvtHandle *self, uv_udp_t *uv)
 {
     ((UvtUDP *)self)->announcing = false;
     if (!self->reading && !uv_is_closing((uv_handle_t *)uv)) {
-        (void)uv_udp_recv_stop(uv);
+        stop_receiving(uv);
     }
     Py_DECREF(self);
 }
@@ -351,7 +382,7 @@ uvt_udp_recv_stop(UvtHandle *self)
 {
     self->reading = false;
     if (!((UvtUDP *)self)->announcing) {
-        (void)uv_udp_recv_stop(&self->box->uv.udp);
+        stop_receiving(&self->box->uv.udp);
     }
     uvt_handle_update(self);
 }

@@ -419,6 +419,28 @@ def test_error_of_an_earlier_datagram(loop):
     receiver.close()
 
 
+@pytest.mark.parametrize("received", [False, True])
+def test_error_while_it_only_sends(loop, received):
+    """Nobody receives, and what is queued waits for the socket."""
+    address = nobody()
+    udp = bound(loop)
+    udp.connect(address)
+    if received:
+        udp.start_recv(lambda *args: None)
+        udp.stop_recv()
+    results = []
+
+    def on_sent(udp, errorno):
+        results.append(errorno)
+        if len(results) < 20:
+            udp.send(None, b"x", on_sent)
+
+    udp.send(None, b"x", on_sent)
+    stop_later(loop, udp, seconds=0.1)
+    assert len(results) == 20
+    assert set(results) == {None, uv.errno.UV_ECONNREFUSED}
+
+
 def test_try_send2_stops_at_the_bad_one(loop, receiver):
     udp = bound(loop)
     good = receiver.getsockname()
