@@ -39,7 +39,7 @@
 /* A child that has not been waited for; of the loop's list. */
 typedef struct UvtChild {
     struct UvtChild *prev, *next;
-    uv_poll_t poll;             /* its data is this */
+    UvtPoll poll;               /* its uv.data is this */
     UvtBox *box;                /* of its Process; NULL: that is closed */
     int fd;                     /* a pidfd; -1: there is none to watch */
     int pid;
@@ -164,11 +164,11 @@ end_watch(UvtChildren *children, UvtChild *self)
     if (self->box != NULL) {
         as_process(self->box)->child = NULL;
     }
-    if (self->poll.data == NULL) {
+    if (self->poll.uv.data == NULL) {
         PyMem_RawFree(self);
         return;
     }
-    uvt_poll_close(&self->poll, on_child_closed);
+    uvt_poll_close(&self->poll.uv, on_child_closed);
     if (self->fd >= 0) {
         (void)close(self->fd);
     }
@@ -198,7 +198,7 @@ on_readable(uv_poll_t *uv, int status, int Py_UNUSED(events))
     UvtCore *core = uv->loop->data;
     self->readable = status == 0;
     if (status < 0) {
-        uvt_poll_stop(&self->poll);
+        uvt_poll_stop(&self->poll.uv);
         self->fd = -1;          /* Somebody has closed it. */
         ask_for_it(core->children);
     }
@@ -220,14 +220,14 @@ watch(UvtCore *core, UvtChild *self)
     }
     uvt_guard_fresh_fd(core, fd);
     if (core->lost || uvt_guard_reserve(&core->uv, fd) < 0
-        || uv_poll_init(&core->uv, &self->poll, fd) < 0) {
+        || uv_poll_init(&core->uv, &self->poll.uv, fd) < 0) {
         (void)close(fd);
         return false;
     }
-    self->poll.data = self;
+    self->poll.uv.data = self;
     self->fd = fd;
-    uv_unref((uv_handle_t *)&self->poll);
-    if (uv_poll_start(&self->poll, UV_READABLE, on_readable) == 0) {
+    uv_unref((uv_handle_t *)&self->poll.uv);
+    if (uv_poll_start(&self->poll.uv, UV_READABLE, on_readable) == 0) {
         return true;
     }
     (void)close(fd);
@@ -243,13 +243,13 @@ uvt_children_lost(UvtCore *core, const uv__io_t *watcher)
 {
     UvtChildren *children = core->children;
     UvtChild *self = children != NULL ? children->first : NULL;
-    while (self != NULL && watcher != &self->poll.io_watcher) {
+    while (self != NULL && watcher != &self->poll.uv.io_watcher) {
         self = self->next;
     }
     if (self == NULL) {
         return false;
     }
-    uvt_poll_stop(&self->poll);
+    uvt_poll_stop(&self->poll.uv);
     self->fd = -1;              /* It is somebody else's by now. */
     ask_for_it(children);
     return true;
@@ -313,7 +313,7 @@ sort_out(UvtChildren *children)
         }
         else if (child->readable) {
             child->readable = false;
-            uvt_poll_stop(&child->poll);
+            uvt_poll_stop(&child->poll.uv);
             ask_for_it(children);
         }
         child = next;
@@ -388,7 +388,7 @@ on_asking(uv_timer_t *uv)
     children->delay = children->delay < LONGEST_DELAY / 2 ? 2 * children->delay
                                                           : LONGEST_DELAY;
     for (UvtChild *child = children->first; child != NULL; child = child->next) {
-        if (child->fd < 0 || !uv_is_active((uv_handle_t *)&child->poll)) {
+        if (child->fd < 0 || !uv_is_active((uv_handle_t *)&child->poll.uv)) {
             (void)uv_timer_start(uv, on_asking, children->delay, 0);
             break;
         }
