@@ -10,6 +10,7 @@
  */
 #include "fork.h"
 #include "consumer.h"
+#include "fswatch.h"
 #include "guards.h"
 #include "process.h"
 #include "signals.h"
@@ -282,12 +283,14 @@ int
 uvt_fork_adopt(UvtLoop *loop)
 {
     UvtCore *core = loop->core;
+    struct UvtRestart *restart;
     UvtLowFds low;
-    int rc;
+    int rc, again;
     core->forked = false;
     core->pid = getpid();
     core->owner = loop;
     loop->thread_id = 0;
+    restart = uvt_inotify_put_off(core);
     uvt_low_take(&low);
     rc = uvt_reserve_fill(PATH_MAX + 1);    /* for the name of a watched file */
     if (rc == 0) {
@@ -298,6 +301,8 @@ uvt_fork_adopt(UvtLoop *loop)
     }
     uvt_reserve_empty();
     uvt_low_give(&low);
+    again = uvt_inotify_restart(core, restart);
+    rc = rc < 0 ? rc : again;
     uvt_signals_adopt(core);
     give_up_jobs(core);
     uvt_wakeup_free(loop);      /* its descriptors are the parent's, too */

@@ -53,14 +53,24 @@ PyDoc_STRVAR(start_doc,
 "Watch a file or a folder: callback(handle, filename, events, errorno), with the\n"
 "name of the file in the folder (str, None when the system does not tell),\n"
 "events UV_RENAME (also: made, removed), UV_CHANGE or both, and errorno None; or\n"
-"filename and events None and errorno < 0.  flags are 0 or those of\n"
+"filename and events None and errorno < 0: UV_ENOBUFS when more has changed than\n"
+"the system could note, so that events are missing and the handle goes on; or\n"
+"UV_EBADF when somebody has closed what it watches with, and it is stopped.  flags\n"
+"are 0 or those of\n"
 "UV_FS_EVENT_WATCH_ENTRY, UV_FS_EVENT_STAT and UV_FS_EVENT_RECURSIVE (macOS and\n"
 "Windows) that the system knows.  A started one changes over; when that fails it\n"
 "is stopped.\n\n"
 "Raises TypeError, ValueError, HandleClosedError, FSEventError (ENOENT; ENOSPC:\n"
 "the system allows no more).");
 
-/* With the first one of a loop, libuv makes what all of them have in common. */
+static void
+stop(UvtHandle *self)
+{
+    uvt_inotify_leave(self->box);
+    (void)uv_fs_event_stop(&self->box->uv.fs_event);
+}
+
+/* The first one of a loop makes what all of them have in common. */
 static int
 start(UvtHandle *self, const char *path, unsigned flags)
 {
@@ -70,13 +80,18 @@ start(UvtHandle *self, const char *path, unsigned flags)
     if (rc < 0) {
         return rc;
     }
+    rc = uvt_inotify_begin(core);
+    if (rc < 0) {
+        return rc;
+    }
     uvt_low_take(&low);
     rc = uv_fs_event_start(&self->box->uv.fs_event, on_event, path, flags);
     uvt_low_give(&low);
     if (rc == 0) {
-        rc = uvt_guard_watch_io(core, &core->uv.inotify_read_watcher);
+        uvt_inotify_join(self->box);
+        rc = uvt_inotify_watch(core);
         if (rc < 0) {
-            (void)uv_fs_event_stop(&self->box->uv.fs_event);
+            stop(self);
         }
     }
     return rc;
@@ -103,7 +118,7 @@ fsevent_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(path);
         return NULL;
     }
-    (void)uv_fs_event_stop(&self->box->uv.fs_event);
+    stop(self);
     rc = start(self, PyBytes_AS_STRING(path), (unsigned)flags);
     Py_DECREF(path);
     uvt_handle_update(self);
@@ -125,7 +140,7 @@ fsevent_stop(UvtHandle *self, PyObject *Py_UNUSED(ignored))
     if (!uvt_handle_check_free(self, "FSEvent.stop")) {
         return NULL;
     }
-    (void)uv_fs_event_stop(&self->box->uv.fs_event);
+    stop(self);
     uvt_handle_update(self);
     Py_CLEAR(self->callback);
     Py_RETURN_NONE;

@@ -9,6 +9,7 @@
  * them.  Both kinds of queue node that libuv has had are two pointers, the
  * first to the next node.
  */
+#include "fswatch.h"
 #include "guards.h"
 #include "listen.h"
 #include "process.h"
@@ -185,7 +186,7 @@ evict(UvtCore *core, uv__io_t *watcher, int status)
     UvtHandle *owner;
     int fd = watcher->fd;
     if (box == NULL) {
-        if (is_refusal(status) && watcher == &core->uv.inotify_read_watcher) {
+        if (is_refusal(status) && uvt_inotify_has(core, watcher)) {
             unlink_node((Node *)&watcher->watcher_queue);   /* until the next start */
         }
         else if (uvt_children_lost(core, watcher)) {
@@ -193,7 +194,8 @@ evict(UvtCore *core, uv__io_t *watcher, int status)
                 (void)close(fd);
             }
         }
-        else if (!uvt_wakeup_lost(core->owner, watcher)) {
+        else if (!uvt_inotify_lost(core, watcher)
+                 && !uvt_wakeup_lost(core->owner, watcher)) {
             uvt_guard_give_up(core);
         }
         return true;

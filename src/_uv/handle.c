@@ -10,6 +10,7 @@
 #include "args.h"
 #include "consumer.h"
 #include "errors.h"
+#include "fswatch.h"
 #include "guards.h"
 #include "listen.h"
 #include "pipe.h"
@@ -193,6 +194,7 @@ uvt_box_close(UvtBox *box)
     if (box->uv.handle.type == UV_TTY) {
         uvt_tty_close(box);
     }
+    uvt_inotify_leave(box);
     if (box->uv.handle.type == UV_SIGNAL) {
         uvt_signal_unwatch(&box->uv.signal);
     }

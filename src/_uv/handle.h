@@ -30,6 +30,9 @@ typedef struct UvtBox {
     unsigned timer_pass;            /* Timer: in which it was started */
     struct UvtBox *next_aside;
     unsigned signals_seen;          /* Signal: of its number (signal_count.c) */
+    bool watches;                   /* FSEvent: in a list of inotify.c */
+    unsigned told_event;            /* FSEvent: the last one */
+    struct UvtBox *next_watch;
     struct UvtTerminal *terminal;   /* TTY: in another mode (tty_mode.c), or NULL */
     struct UvtBox *next_of_terminal;
     struct UvtListener *listener;   /* listen.c; NULL: it does not listen */

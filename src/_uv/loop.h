@@ -25,6 +25,7 @@ typedef struct UvtCore {
     bool torn;          /* and it was running */
     bool lost;          /* somebody has closed descriptors of the loop's own */
     pid_t pid;          /* of the process that made it */
+    struct UvtInotify *inotify;     /* of inotify.c; NULL: none yet */
     bool counts_signals;            /* for signal_count.c, as what follows */
     unsigned signals_seen, signals_in_turn;
     uv_idle_t signals_idle;

@@ -4,6 +4,7 @@
  */
 #include "errors.h"
 #include "fork.h"
+#include "fswatch.h"
 #include "guards.h"
 #include "process.h"
 #include "signals.h"
@@ -108,6 +109,7 @@ core_free(UvtGraves *graves, UvtCore *core)
     }
     uvt_children_free(graves, core);
     uvt_signals_end(core);
+    uvt_inotify_free(core);
     if (!uv_is_closing((uv_handle_t *)&core->before_poll)) {
         uv_close((uv_handle_t *)&core->before_poll, NULL);
     }

@@ -100,16 +100,13 @@ tell_consumer(UvtLoop *loop, const Incoming *incoming)
 {
     unsigned char bytes[SIGNALS * MOST_TOLD];
     size_t size = 0;
-    if (loop->hooks == NULL || loop->hooks->signals == NULL) {
-        return;
-    }
     for (int number = 0; number < SIGNALS; number++) {
         for (int i = 0; i < incoming->counts[number]; i++) {
             bytes[size++] = (unsigned char)number;
         }
     }
-    if (size > 0) {
-        loop->hooks->signals(loop->hooks_owner, bytes, size);
+    if (size > 0 && loop->hooks != NULL) {
+        UVT_TELL_HOOKS(loop, signals, owner, bytes, size);
     }
 }
 
