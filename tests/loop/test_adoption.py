@@ -250,6 +250,7 @@ def reset(sock):
     ("how", "sent"),
     [
         ("reset", b""),
+        ("reset", b"last words"),
         ("ended", b""),
         ("ended", b"last words"),
         ("both ended", b""),
