@@ -56,6 +56,12 @@ def is_coroutine_like(callback: Any) -> bool:
     return asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback)
 
 
+def _full_name(cls: type) -> str:
+    package = __name__.rpartition(".")[0]
+    module = package if cls.__module__ == package + ".loop" else cls.__module__
+    return f"{module}.{cls.__qualname__}"
+
+
 class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
     """The C loop, made runnable."""
 
@@ -80,9 +86,14 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} running={self.is_running()} "
+            f"<{_full_name(type(self))} running={self.is_running()} "
             f"closed={self.is_closed()} debug={self.get_debug()}>"
         )
+
+    @property
+    def _closed(self) -> bool:
+        # Not documented, but looked at by many a test's fixture.
+        return self.is_closed()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if self.is_closed() or self._forked:

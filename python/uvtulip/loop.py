@@ -9,7 +9,11 @@ sendfile, tls.
 
 from __future__ import annotations
 
+from asyncio import SelectorEventLoop
+
 from .serve import ServingLoop
+
+_CO_COROUTINE = 0x80
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +40,18 @@ class Loop(_Base):
     """
 
 
+def _name_as_asyncio(*classes: type) -> None:
+    """Have coroutines called as asyncio's: filters of warnings go by the name."""
+    for cls in classes:
+        for name, value in vars(cls).items():
+            flags = getattr(getattr(value, "__code__", None), "co_flags", 0)
+            home = getattr(SelectorEventLoop, name, None)
+            if flags & _CO_COROUTINE and home is not None:
+                value.__qualname__ = home.__qualname__
+
+
 Loop._own_methods()
+_name_as_asyncio(*(c for c in Loop.__mro__ if c.__module__.startswith(__package__)))
 
 # module and class: all methods, as asyncio's own tests call private ones, too.
 _LATER = {
@@ -104,6 +119,7 @@ def _move_in(module: str, home: str) -> None:
     from importlib import import_module
 
     source = getattr(import_module(f".{module}", __package__), home)
+    _name_as_asyncio(source)
     for name, value in vars(source).items():
         if isinstance(vars(Loop).get(name), _Later):
             setattr(Loop, name, value)

@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import sys
+import threading
 from asyncio.log import logger
 
 from . import _transports, syscalls
@@ -83,6 +84,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
 
             if self._given:
                 self._sockets = tuple(TransportSocket(sock) for sock in self._given)
+            elif self._loop._thread_id not in (None, threading.get_ident()):
+                return tuple(borrow(fd) for fd in self._filenos)
             else:
                 self._sockets = tuple(borrow(h.fileno()) for h in self._handles)
         return self._sockets

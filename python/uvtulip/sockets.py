@@ -99,7 +99,12 @@ def plain(fd: int, family: int = -1, kind: int = -1, proto: int = -1) -> socket.
 
 
 def borrow(fd: int) -> TransportSocket:
-    """Show the socket behind `fd`, which stays the property of its handle."""
+    """Show the socket behind `fd`, which stays the property of its handle; -1: one
+    that is closed."""
+    if fd < 0:
+        with socket.socket() as gone:
+            pass
+        return TransportSocket(gone)
     sock = _Borrowed(fileno=fd)
     try:
         # Also says so to Python, whatever socket.setdefaulttimeout() was given.

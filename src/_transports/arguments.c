@@ -112,7 +112,7 @@ tulip_parse_fd(PyObject *arg, bool closed, int *fd, PyObject **fileobj)
     if (value == -1 && overflow == 0 && PyErr_Occurred()) {
         return -1;
     }
-    if (overflow != 0 || value > INT_MAX || (value < 0 && !closed)) {
+    if (overflow != 0 || value > INT_MAX || (value < 0 && (!closed || *fileobj == NULL))) {
         PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %R", arg);
         return -1;
     }

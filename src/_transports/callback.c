@@ -140,6 +140,7 @@ callback_traverse(TulipCallback *self, visitproc visit, void *arg)
         Py_VISIT(self->args[i]);
     }
     Py_VISIT(self->source_traceback);
+    Py_VISIT(self->TULIP_GIVEN_WHEN);
     return 0;
 }
 
@@ -216,6 +217,7 @@ destroy(TulipCallback *self)
     Py_XDECREF(self->context);
     Py_XDECREF(self->source_traceback);
     Py_XDECREF(self->repr);
+    Py_CLEAR(self->TULIP_GIVEN_WHEN);
     if (loop->free_count < FREE_MAX) {
         self->loop = (TulipLoop *)loop->free;
         loop->free = self;
@@ -377,7 +379,8 @@ PyDoc_STRVAR(when_doc,
 static PyObject *
 timer_when(TulipCallback *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyFloat_FromDouble(self->when);
+    return self->TULIP_GIVEN_WHEN != NULL ? Py_NewRef(self->TULIP_GIVEN_WHEN)
+                                          : PyFloat_FromDouble(self->when);
 }
 
 /* ---- attributes that asyncio's own handles have ---- */
@@ -430,7 +433,7 @@ callback_get_bool(TulipCallback *self, void *offset)
 static PyObject *
 timer_get_when(TulipCallback *self, void *Py_UNUSED(closure))
 {
-    return PyFloat_FromDouble(self->when);
+    return timer_when(self, NULL);
 }
 
 #define OFFSET(member) ((void *)offsetof(TulipCallback, member))

@@ -12,6 +12,8 @@ struct TulipLoop;
  * against their basicsize when the types are made. */
 #define TULIP_INHERITED_SLOTS 10
 #define TULIP_ARGS_INLINE 3
+/* In one of these slots: what call_at() was given when that was no float, or NULL. */
+#define TULIP_GIVEN_WHEN inherited[0]
 
 /* A C function in place of a Python callable.  `owner` and `arg` are the
  * handle's; it leaves no exception set. */

@@ -20,7 +20,7 @@ tulip_stream_detach_socket(TulipStream *self)
     if (sock == NULL) {
         return;
     }
-    self->rare->socket = NULL;
+    Py_INCREF(sock);        /* it stays, as a closed one */
     result = PyObject_CallMethod(sock, "detach", NULL);
     if (result == NULL) {
         PyErr_WriteUnraisable(sock);

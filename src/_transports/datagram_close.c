@@ -184,6 +184,9 @@ datagram_close(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
+    if (!(self->flags & TULIP_D_CLOSING) && tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "close", NULL);
+    }
     if (!(self->flags & TULIP_D_CLOSING)
         && (!tulip_datagram_check_thread(self)
             || tulip_datagram_begin_close(self) < 0)) {
@@ -220,6 +223,9 @@ datagram_abort(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
     UVT_LOCKED(tulip_lock(self->loop));
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
+    }
+    if (!(self->flags & TULIP_D_LOST) && tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "abort", NULL);
     }
     if (!(self->flags & TULIP_D_LOST) && tulip_datagram_on_thread(self)) {
         /* What was sent in this callback counts as sent before. */

@@ -346,6 +346,9 @@ pause_reading(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
     if (self->flags & (TULIP_D_CLOSING | TULIP_D_PAUSED)) {
         Py_RETURN_NONE;
     }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "pause_reading", NULL);
+    }
     if (!tulip_datagram_check_thread(self)) {
         return NULL;
     }
@@ -364,6 +367,9 @@ resume_reading(TulipDatagram *self, PyObject *Py_UNUSED(ignored))
     UVT_LOCKED(tulip_lock(self->loop));
     if ((self->flags & TULIP_D_CLOSING) || !(self->flags & TULIP_D_PAUSED)) {
         Py_RETURN_NONE;
+    }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "resume_reading", NULL);
     }
     if (!tulip_datagram_check_thread(self)) {
         return NULL;

@@ -213,6 +213,13 @@ tulip_loop_was_called(const TulipLoop *self)
 {
     return atomic_load_explicit(&self->called, memory_order_relaxed);
 }
+/* In another thread than the one that runs the loop, outside of debug mode: has the
+ * loop's call the method, whose arguments are checked.  `arg` may be NULL.  None, or
+ * NULL with an exception. */
+PyObject *tulip_loop_forward(TulipLoop *self, PyObject *owner, const char *method,
+                             PyObject *arg);
+/* True when that is what is to be done. */
+static inline bool tulip_loop_is_elsewhere(const TulipLoop *self);
 /* From now on call_soon_threadsafe() refuses. */
 void tulip_loop_set_closed(TulipLoop *self);
 PyObject *tulip_loop_py_call_soon_threadsafe(TulipLoop *self,
@@ -348,6 +355,12 @@ static inline bool
 tulip_loop_watches(const TulipLoop *self, int fd)
 {
     return (unsigned)fd < self->uv->nwatchers && self->uv->watchers[fd] != NULL;
+}
+
+static inline bool
+tulip_loop_is_elsewhere(const TulipLoop *self)
+{
+    return !tulip_loop_is_here(self) && !self->forked && !self->debug;
 }
 
 /* In a forked child: the parent's loop was closed there, too. */

@@ -17,7 +17,7 @@ borrow_socket(TulipStream *self)
         return Py_NewRef(rare->socket);
     }
     if (self->uv == NULL || uv_fileno((uv_handle_t *)self->uv, &fd) < 0) {
-        return Py_NewRef(Py_None);
+        fd = -1;
     }
     module = PyImport_ImportModule("uvtulip.sockets");
     if (module == NULL) {

@@ -57,6 +57,9 @@ flush_streams(TulipLoop *loop)
     loop->dirty_count = 0;
     while ((self = unlist_dirty(loop)) != NULL) {
         tulip_stream_flush(self);
+        if (self->sending != NULL) {        /* another thread has written much */
+            tulip_stream_maybe_pause(self);
+        }
         Py_DECREF(self);
     }
 }
@@ -130,4 +133,5 @@ tulip_queue_done(TulipStream *self)
         }
     }
     tulip_stream_flush_later(self);
+    tulip_loop_wake_if_polling(self->loop);
 }

@@ -249,7 +249,7 @@ tulip_pipe_setup(PyObject *module, TulipState *st)
     if (tulip_add_transport(module, &st->read_pipe_type, &read_pipe_spec,
                             "ReadTransport", NULL, base_size) < 0
         || tulip_add_transport(module, &st->write_pipe_type, &write_pipe_spec,
-                               "WriteTransport", NULL, base_size) < 0
+                               "Transport", NULL, base_size) < 0
         || tulip_add_methods(st->read_pipe_type, tulip_read_methods) < 0
         || tulip_add_methods(st->write_pipe_type, tulip_abort_methods) < 0
         || tulip_add_methods(st->write_pipe_type, tulip_flow_methods) < 0

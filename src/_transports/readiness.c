@@ -1,5 +1,5 @@
-/* add_reader() and add_writer(): one Watcher with a uv Poll for each descriptor.
- * All functions run attached, on the loop's thread.  The loop's dict owns the
+/* Behind add_reader() and add_writer(): one Watcher with a uv Poll for each descriptor.
+ * All functions run attached, on the loop's thread but for those of readiness.h.  The loop's dict owns the
  * watchers; a watcher owns its Poll, its two callbacks and, if it was given one
  * in place of a number, the object whose descriptor it is.
  *
@@ -9,22 +9,11 @@
  * add_reader(), which starts it whether or not it seems started, as the number
  * can mean another file by then.
  */
-#include "eventloop.h"
+#include "readiness.h"
+#include <errno.h>
 #include <sys/stat.h>
 
 #define MAX_IDLE 256
-
-typedef struct Watcher {
-    PyObject_HEAD
-    TulipLoop *loop;            /* strong */
-    PyObject *poll;             /* uv.Poll; NULL once closed */
-    TulipCallback *reader;      /* strong, or NULL */
-    TulipCallback *writer;
-    PyObject *fileobj;          /* NULL: a number was given */
-    int fd;
-    dev_t device;               /* of the file that is watched ... */
-    ino_t inode;                /* ... since the last add */
-} Watcher;
 
 /* ---- life cycle ---- */
 
@@ -70,8 +59,6 @@ mask_of(const Watcher *self)
         | (self->writer != NULL ? UV_WRITABLE : 0);
 }
 
-static void stop(Watcher *self);
-
 static void
 enqueue(TulipLoop *loop, TulipCallback *handle)
 {
@@ -109,7 +96,7 @@ drop_cancelled(Watcher *self)
         self->writer = NULL;
     }
     if (gone[0] != NULL || gone[1] != NULL) {
-        stop(self);
+        tulip_watcher_stop(self);
         Py_XDECREF(gone[0]);
         Py_XDECREF(gone[1]);
     }
@@ -171,9 +158,8 @@ static const UvtConsumer watcher_consumer = {
 
 /* ---- descriptors ---- */
 
-/* Borrowed; NULL without an exception: there is none. */
-static Watcher *
-find(TulipLoop *loop, int fd)
+Watcher *
+tulip_watcher_find(TulipLoop *loop, int fd)
 {
     PyObject *key, *found;
     if (loop->readiness == NULL) {
@@ -188,9 +174,8 @@ find(TulipLoop *loop, int fd)
     return (Watcher *)found;
 }
 
-/* The same for the object of a closed descriptor. */
-static Watcher *
-find_by_object(TulipLoop *loop, PyObject *fileobj)
+Watcher *
+tulip_watcher_find_object(TulipLoop *loop, PyObject *fileobj)
 {
     PyObject *key, *value;
     Py_ssize_t position = 0;
@@ -211,7 +196,7 @@ tulip_loop_check_fd(TulipLoop *loop, int fd)
     if (!tulip_loop_check_transports(loop, fd)) {
         return false;
     }
-    if (!tulip_loop_watches(loop, fd) || find(loop, fd) != NULL) {
+    if (!tulip_loop_watches(loop, fd) || tulip_watcher_find(loop, fd) != NULL) {
         return true;
     }
     if (!PyErr_Occurred()) {
@@ -301,9 +286,9 @@ add(TulipLoop *loop, int fd)
     self->loop = (TulipLoop *)Py_NewRef(loop);
     self->fd = fd;
     key = PyLong_FromLong(fd);
-    if (key != NULL && open_poll(self) == 0) {
+    if (key != NULL && (!tulip_loop_is_here(loop) || open_poll(self) == 0)) {
         rc = PyDict_SetItem(loop->readiness, key, (PyObject *)self);
-        if (rc < 0) {
+        if (rc < 0 && self->poll != NULL) {
             loop->st->uv->close(self->poll);
         }
     }
@@ -374,37 +359,95 @@ start(Watcher *self, int mask)
     return 0;
 }
 
-/* One of its callbacks has gone.  The caller owns a reference to self. */
+/* Has the loop's thread do what another one has asked for: libuv may be in the middle
+ * of a poll. */
 static void
-stop(Watcher *self)
+set_poll(PyObject *owner, PyObject *Py_UNUSED(arg))
+{
+    Watcher *self = (Watcher *)owner;
+    TulipLoop *loop = self->loop;
+    int mask = mask_of(self);
+    self->to_be_set = false;
+    if (loop == NULL || loop->closed) {
+        return;
+    }
+    if (mask == 0) {
+        if (self->poll != NULL) {
+            (void)loop->st->uv->poll_start(self->poll, 0);
+        }
+    }
+    else if (!tulip_loop_check_transports(loop, self->fd) || start(self, mask) < 0) {
+        tulip_loop_report(loop, "A descriptor that another thread has added cannot be "
+                          "watched", NULL, NULL, NULL);
+    }
+}
+
+static int
+set_poll_later(Watcher *self)
+{
+    if (!self->to_be_set
+        && tulip_loop_call_soon_c(self->loop, set_poll, (PyObject *)self, NULL) < 0) {
+        return -1;
+    }
+    self->to_be_set = true;
+    return 0;
+}
+
+/* What epoll would say, of which another thread cannot ask it. */
+static int
+check_file(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) {
+        errno = EPERM;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return 0;
+}
+
+void
+tulip_watcher_stop(Watcher *self)
 {
     TulipLoop *loop = self->loop;
     int mask = mask_of(self);
-    if (self->poll != NULL) {
+    bool here = tulip_loop_is_here(loop);
+    if (!here) {
+        if (set_poll_later(self) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+    }
+    else if (self->poll != NULL) {
         (void)loop->st->uv->poll_start(self->poll, mask);
     }
     if (mask == 0) {
         Py_CLEAR(self->fileobj);
         loop->idle_watchers++;
-        if (loop->idle_watchers > MAX_IDLE) {
+        if (here && loop->idle_watchers > MAX_IDLE) {
             discard(self);
         }
     }
 }
 
-/* ---- methods ---- */
-
-/* The watcher of the descriptor, with its Poll started for `event` too.
- * Borrowed; NULL with an exception. */
-static Watcher *
-watch(TulipLoop *loop, int fd, int event)
+Watcher *
+tulip_watcher_watch(TulipLoop *loop, int fd, int event)
 {
-    Watcher *self = find(loop, fd);
+    bool here = tulip_loop_is_here(loop);
+    Watcher *self = NULL;
+    int rc;
+    if (here || check_file(fd) == 0) {
+        self = tulip_watcher_find(loop, fd);
+    }
     if (self == NULL && (PyErr_Occurred() || (self = add(loop, fd)) == NULL)) {
         return NULL;
     }
-    if (start(self, mask_of(self) | event) < 0) {
-        if (mask_of(self) == 0) {
+    rc = here ? start(self, mask_of(self) | event) : set_poll_later(self);
+    if (rc < 0) {
+        if (mask_of(self) == 0 && here) {
             PyObject *exc = PyErr_GetRaisedException();
             discard(self);
             PyErr_SetRaisedException(exc);
@@ -416,161 +459,6 @@ watch(TulipLoop *loop, int fd, int event)
     }
     return self;
 }
-
-/* The new handle; NULL with an exception. */
-static PyObject *
-add_callback(TulipLoop *loop, const char *method, PyObject *const *args,
-             Py_ssize_t nargs, PyObject *kwnames, int event)
-{
-    TulipCallback *handle, **slot, *old;
-    PyObject *fileobj;
-    Watcher *self;
-    TulipCall call;
-    int fd, rc = 0;
-
-    if (!tulip_bind(loop, method, "fd", args, nargs, kwnames, &call)
-        || tulip_parse_fd(call.first, false, &fd, &fileobj) < 0
-        || !tulip_loop_check_call(loop, method, call.callable, true)
-        || !tulip_loop_check_transports(loop, fd)) {
-        return NULL;
-    }
-    /* First, since it can run the collector, which can run anything. */
-    handle = tulip_callback_new(loop, call.callable, call.args, call.nargs,
-                                call.context, false);
-    if (handle == NULL) {
-        return NULL;
-    }
-    tulip_callback_track(handle);
-    self = watch(loop, fd, event);
-    if (self == NULL) {
-        Py_DECREF(handle);
-        return NULL;
-    }
-    Py_INCREF(self);
-    slot = event == UV_READABLE ? &self->reader : &self->writer;
-    old = *slot;
-    *slot = (TulipCallback *)Py_NewRef(handle);
-    Py_XSETREF(self->fileobj, Py_XNewRef(fileobj));
-    if (old != NULL) {
-        rc = tulip_callback_cancel(old);
-        Py_DECREF(old);
-    }
-    Py_DECREF(self);
-    if (rc < 0) {
-        Py_CLEAR(handle);
-    }
-    return (PyObject *)handle;
-}
-
-/* None for a new reference to something; NULL with an exception. */
-static PyObject *
-as_none(UVT_STEALS(1) PyObject *result)
-{
-    Py_XDECREF(result);
-    return result != NULL ? Py_NewRef(Py_None) : NULL;
-}
-
-static PyObject *
-remove_callback(TulipLoop *loop, PyObject *arg, int event)
-{
-    TulipCallback **slot, *old;
-    PyObject *fileobj;
-    Watcher *self;
-    int fd, rc;
-
-    if (arg == NULL || tulip_parse_fd(arg, true, &fd, &fileobj) < 0
-        || !tulip_loop_check_thread(loop)
-        || !tulip_loop_check_transports(loop, fd)) {
-        return NULL;
-    }
-    self = fd >= 0 ? find(loop, fd)
-        : fileobj != NULL ? find_by_object(loop, fileobj) : NULL;
-    if (self == NULL) {
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
-    }
-    slot = event == UV_READABLE ? &self->reader : &self->writer;
-    old = *slot;
-    if (old == NULL) {
-        Py_RETURN_FALSE;
-    }
-    Py_INCREF(self);
-    *slot = NULL;
-    stop(self);
-    rc = tulip_callback_cancel(old);
-    Py_DECREF(old);
-    Py_DECREF(self);
-    return rc < 0 ? NULL : Py_NewRef(Py_True);
-}
-
-PyObject *
-tulip_loop_py_add_reader(TulipLoop *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames)
-{
-    UVT_LOCKED(self->lock);
-    return as_none(add_callback(self, "add_reader", args, nargs, kwnames, UV_READABLE));
-}
-
-PyObject *
-tulip_loop_py_add_writer(TulipLoop *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames)
-{
-    UVT_LOCKED(self->lock);
-    return as_none(add_callback(self, "add_writer", args, nargs, kwnames, UV_WRITABLE));
-}
-
-/* As asyncio's methods of these names, for code written against those. */
-PyDoc_STRVAR(private_doc,
-"As the method without the underscore; returns the handle.");
-
-static PyObject *
-private_add_reader(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
-                   PyObject *kwnames)
-{
-    UVT_LOCKED(self->lock);
-    return add_callback(self, "_add_reader", args, nargs, kwnames, UV_READABLE);
-}
-
-static PyObject *
-private_add_writer(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
-                   PyObject *kwnames)
-{
-    UVT_LOCKED(self->lock);
-    return add_callback(self, "_add_writer", args, nargs, kwnames, UV_WRITABLE);
-}
-
-PyObject *
-tulip_loop_py_remove_reader(TulipLoop *self, PyObject *const *args,
-                            Py_ssize_t nargs, PyObject *kwnames)
-{
-    UVT_LOCKED(self->lock);
-    return remove_callback(
-        self, tulip_only_arg("remove_reader", "fd", args, nargs, kwnames),
-        UV_READABLE);
-}
-
-PyObject *
-tulip_loop_py_remove_writer(TulipLoop *self, PyObject *const *args,
-                            Py_ssize_t nargs, PyObject *kwnames)
-{
-    UVT_LOCKED(self->lock);
-    return remove_callback(
-        self, tulip_only_arg("remove_writer", "fd", args, nargs, kwnames),
-        UV_WRITABLE);
-}
-
-#define FAST(function) (PyCFunction)(void (*)(void))function
-
-PyMethodDef tulip_readiness_methods[] = {
-    {"_add_reader", FAST(private_add_reader), METH_FASTCALL | METH_KEYWORDS,
-     private_doc},
-    {"_add_writer", FAST(private_add_writer), METH_FASTCALL | METH_KEYWORDS,
-     private_doc},
-    {"_remove_reader", FAST(tulip_loop_py_remove_reader),
-     METH_FASTCALL | METH_KEYWORDS, private_doc},
-    {"_remove_writer", FAST(tulip_loop_py_remove_writer),
-     METH_FASTCALL | METH_KEYWORDS, private_doc},
-    {NULL},
-};
 
 /* ---- the type ---- */
 

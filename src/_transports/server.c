@@ -131,6 +131,10 @@ server_stop(TulipServer *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(tulip_lock(self->loop));
     self->stopped = true;
+    if (!tulip_loop_is_here(self->loop) && !self->loop->forked) {
+        self->serving = false;          /* libuv is the loop's thread's */
+        return tulip_loop_forward(self->loop, (PyObject *)self, "_stop", NULL);
+    }
     server_stop_all(self);
     Py_RETURN_NONE;
 }
@@ -274,6 +278,21 @@ server_get_handles(TulipServer *self, void *Py_UNUSED(closure))
             Py_DECREF(list);
             return NULL;
         }
+    }
+    return list;
+}
+
+static PyObject *
+server_get_filenos(TulipServer *self, void *Py_UNUSED(closure))
+{
+    UVT_LOCKED(tulip_lock(self->loop));
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; list != NULL && i < self->count; i++) {
+        PyObject *fd = PyLong_FromLong(self->listeners[i].fd);
+        if (fd == NULL || PyList_Append(list, fd) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(fd);
     }
     return list;
 }
@@ -445,6 +464,8 @@ static PyMethodDef server_methods[] = {
 static PyGetSetDef server_getset[] = {
     {"_handles", (getter)server_get_handles, NULL,
      "The raw handles; an empty list after _stop().", NULL},
+    {"_filenos", (getter)server_get_filenos, NULL,
+     "What it accepts by, for other threads; -1 unless it serves.", NULL},
     {"_active", (getter)server_get_active, NULL,
      "How many connections are open.", NULL},
     {"_serving", (getter)server_get_serving, NULL,

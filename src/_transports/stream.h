@@ -44,6 +44,7 @@ enum {
     TULIP_LAYERED = 1 << 24,        /* the protocol is an SSLLink (tls_layer.h) */
     TULIP_HAS_LAYER = 1 << 25,      /* the consumer for that */
     TULIP_SENDFILE = 1 << 26,       /* sendfile() is in progress */
+    TULIP_CLOSE_ASKED = 1 << 28,    /* by another thread */
     TULIP_WAITS = 1 << 27,          /* for connection_made, of an accepted one */
 };
 
@@ -254,6 +255,8 @@ void tulip_stream_flush_later(TulipStream *self);
 /* The end of a read callback: sends what it wrote, but a little may wait for what
  * other connections write in this poll. */
 void tulip_stream_flush_with_others(TulipStream *self);
+/* Sends what waits if this protocol, which may be NULL, is one with drain(). */
+void tulip_stream_flush_for_drain(TulipStream *self, PyObject *protocol);
 /* Sees to it that what was queued is sent, and to flow control. */
 void tulip_queue_done(TulipStream *self);
 

@@ -144,11 +144,20 @@ deliver_eof(TulipStream *self)
     tulip_stream_flush(self);
     if (keep_open < 0) {
         PyErr_SetRaisedException(exc);
-        tulip_stream_fatal(self,
-                           "Fatal error: protocol.eof_received() call failed.");
+        if (self->flags & TULIP_READ_PIPE) {
+            /* asyncio calls it by itself, and then connection_lost(None). */
+            tulip_loop_report(self->loop,
+                              "Exception in callback protocol.eof_received()",
+                              (PyObject *)self, self->protocol, NULL);
+            keep_open = 0;
+        }
+        else {
+            tulip_stream_fatal(self,
+                               "Fatal error: protocol.eof_received() call failed.");
+        }
     }
-    else if ((!keep_open || (self->flags & TULIP_READ_PIPE))
-             && tulip_stream_begin_close(self) < 0) {
+    if (keep_open >= 0 && (!keep_open || (self->flags & TULIP_READ_PIPE))
+        && tulip_stream_begin_close(self) < 0) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
 }
@@ -498,6 +507,9 @@ stream_pause_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
     if (self->flags & (TULIP_CLOSING | TULIP_PAUSED)) {
         Py_RETURN_NONE;
     }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "pause_reading", NULL);
+    }
     if (!tulip_stream_check_thread(self)) {
         return NULL;
     }
@@ -517,6 +529,9 @@ stream_resume_reading(TulipStream *self, PyObject *Py_UNUSED(ignored))
     UVT_LOCKED(self->loop->lock);
     if ((self->flags & TULIP_CLOSING) || !(self->flags & TULIP_PAUSED)) {
         Py_RETURN_NONE;
+    }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "resume_reading", NULL);
     }
     if (!tulip_stream_check_thread(self)) {
         return NULL;

@@ -254,6 +254,19 @@ tulip_loop_py_call_soon_threadsafe(TulipLoop *self, PyObject *const *args,
 }
 
 PyObject *
+tulip_loop_forward(TulipLoop *self, PyObject *owner, const char *method, PyObject *arg)
+{
+    PyObject *bound = PyObject_GetAttrString(owner, method);
+    int rc;
+    if (bound == NULL) {
+        return NULL;
+    }
+    rc = tulip_loop_call_soon(self, bound, &arg, arg != NULL, NULL);
+    Py_DECREF(bound);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyObject *
 tulip_loop_py_set_signal_hook(TulipLoop *self, PyObject *hook)
 {
     UVT_LOCKED(self->lock);

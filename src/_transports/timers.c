@@ -375,6 +375,7 @@ tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
 {
     UVT_LOCKED(self->lock);
     TulipCall call;
+    PyObject *timer;
     double when;
     if (!tulip_bind(self, "call_at", "when", args, nargs, kwnames, &call)) {
         return NULL;
@@ -388,5 +389,9 @@ tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
         || !tulip_loop_check_call(self, "call_at", call.callable, true)) {
         return NULL;
     }
-    return schedule(self, &call, when, tulip_now());
+    timer = schedule(self, &call, when, tulip_now());
+    if (timer != NULL && !PyFloat_CheckExact(call.first)) {
+        ((TulipCallback *)timer)->TULIP_GIVEN_WHEN = Py_NewRef(call.first);
+    }
+    return timer;
 }

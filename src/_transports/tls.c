@@ -274,6 +274,9 @@ tls_close(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "close", NULL);
+    }
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -308,6 +311,9 @@ tls_abort(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     if (self->loop->forked) {
         Py_RETURN_NONE;     /* it is the parent's */
     }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "abort", NULL);
+    }
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -324,6 +330,9 @@ static PyObject *
 tls_is_closing(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(tulip_lock(self->loop));
+    if (self->waiting > 0 && self->stream != NULL) {
+        tulip_stream_flush_for_drain(self->stream, self->protocol);
+    }
     return PyBool_FromLong((self->flags & TLS_CLOSED) != 0);
 }
 

@@ -381,6 +381,9 @@ static PyObject *
 tls_pause_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(tulip_lock(self->loop));
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "pause_reading", NULL);
+    }
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
@@ -397,6 +400,9 @@ static PyObject *
 tls_resume_reading(TulipTLS *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(tulip_lock(self->loop));
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "resume_reading", NULL);
+    }
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }

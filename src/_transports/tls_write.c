@@ -379,6 +379,7 @@ queue_done(TulipTLS *self)
     }
     else {
         tulip_stream_flush_later(stream);
+        tulip_loop_wake_if_polling(self->loop);
     }
 }
 

@@ -327,6 +327,7 @@ tulip_stream_clear(TulipStream *self)
     tulip_stream_forget_protocol(self);
     tulip_stream_leave_server(self);
     if (self->rare != NULL) {
+        Py_CLEAR(self->rare->socket);
         Py_CLEAR(self->rare->waiter);
     }
     Py_CLEAR(self->handle);
@@ -394,6 +395,10 @@ static PyObject *
 stream_close(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(self->loop->lock);
+    if (!(self->flags & TULIP_CLOSING) && tulip_loop_is_elsewhere(self->loop)) {
+        self->flags |= TULIP_CLOSE_ASKED;
+        return tulip_loop_forward(self->loop, (PyObject *)self, "close", NULL);
+    }
     if (!(self->flags & TULIP_CLOSING) && !self->loop->forked
         && (!tulip_stream_check_thread(self)
             || tulip_stream_begin_close(self) < 0)) {
@@ -427,6 +432,10 @@ static PyObject *
 stream_abort(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(self->loop->lock);
+    if (!(self->flags & TULIP_LOST) && tulip_loop_is_elsewhere(self->loop)) {
+        self->flags |= TULIP_CLOSE_ASKED;
+        return tulip_loop_forward(self->loop, (PyObject *)self, "abort", NULL);
+    }
     if (!(self->flags & TULIP_LOST) && tulip_stream_on_thread(self)) {
         /* What was written in this callback counts as written before. */
         tulip_stream_flush(self);
@@ -434,14 +443,33 @@ stream_abort(TulipStream *self, PyObject *Py_UNUSED(ignored))
     return stream_force_close(self, Py_None);
 }
 
+/* What StreamWriter.drain() calls first: when it returns, what was written is with the
+ * kernel as far as that takes it.  Only of a protocol that can be drained: others ask
+ * this before each of several writes, which are to leave together. */
+void
+tulip_stream_flush_for_drain(TulipStream *self, PyObject *protocol)
+{
+    if (protocol != NULL && tulip_stream_on_thread(self)
+        && PyObject_HasAttrString(protocol, "_drain_helper")) {
+        Py_INCREF(self);
+        tulip_stream_flush(self);
+        Py_DECREF(self);
+    }
+}
+
 PyDoc_STRVAR(is_closing_doc,
-"is_closing($self, /)\n--\n\nTrue from close() or abort() on.");
+"is_closing($self, /)\n--\n\n"
+"True from close() or abort() on.  With a protocol of asyncio's streams, what was\n"
+"written is sent first.");
 
 static PyObject *
 stream_is_closing(TulipStream *self, PyObject *Py_UNUSED(ignored))
 {
     UVT_LOCKED(self->loop->lock);
-    return PyBool_FromLong((self->flags & TULIP_CLOSING) != 0);
+    if (self->queued > 0) {
+        tulip_stream_flush_for_drain(self, self->protocol);
+    }
+    return PyBool_FromLong((self->flags & (TULIP_CLOSING | TULIP_CLOSE_ASKED)) != 0);
 }
 
 PyDoc_STRVAR(get_protocol_doc,

@@ -289,6 +289,9 @@ stream_write_eof(TulipStream *self, PyObject *Py_UNUSED(ignored))
     if (self->flags & (TULIP_CLOSING | TULIP_EOF_SENT)) {
         Py_RETURN_NONE;
     }
+    if (tulip_loop_is_elsewhere(self->loop)) {
+        return tulip_loop_forward(self->loop, (PyObject *)self, "write_eof", NULL);
+    }
     if (!tulip_stream_check_thread(self)) {
         return NULL;
     }
