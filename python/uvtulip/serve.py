@@ -84,7 +84,7 @@ class Server(_transports.Server, asyncio.AbstractServer):
 
             if self._given:
                 self._sockets = tuple(TransportSocket(sock) for sock in self._given)
-            elif self._loop._thread_id not in (None, threading.get_ident()):
+            elif _runs_elsewhere(self._loop):
                 return tuple(borrow(fd) for fd in self._filenos)
             else:
                 self._sockets = tuple(borrow(h.fileno()) for h in self._handles)
@@ -224,6 +224,11 @@ class SocketFile:
             logger.error(
                 "Unable to clean up listening UNIX socket %r: %r", self._path, exc
             )
+
+
+def _runs_elsewhere(loop: Any) -> bool:
+    """Whether another thread runs it."""
+    return loop._thread_id not in (None, threading.get_ident())
 
 
 def _listening_socket(

@@ -117,6 +117,20 @@ tulip_dirty_clear(TulipLoop *loop)
     tulip_datagrams_clear(loop);
 }
 
+/* What StreamWriter.drain() calls first: when it returns, what was written is with the
+ * kernel as far as that takes it.  Only of a protocol that can be drained: others ask
+ * this before each of several writes, which are to leave together. */
+void
+tulip_stream_flush_for_drain(TulipStream *self, PyObject *protocol)
+{
+    if (protocol != NULL && tulip_stream_on_thread(self)
+        && PyObject_HasAttrString(protocol, "_drain_helper")) {
+        Py_INCREF(self);
+        tulip_stream_flush(self);
+        Py_DECREF(self);
+    }
+}
+
 /* Something was queued: see to it that it is sent. */
 void
 tulip_queue_done(TulipStream *self)

@@ -443,20 +443,6 @@ stream_abort(TulipStream *self, PyObject *Py_UNUSED(ignored))
     return stream_force_close(self, Py_None);
 }
 
-/* What StreamWriter.drain() calls first: when it returns, what was written is with the
- * kernel as far as that takes it.  Only of a protocol that can be drained: others ask
- * this before each of several writes, which are to leave together. */
-void
-tulip_stream_flush_for_drain(TulipStream *self, PyObject *protocol)
-{
-    if (protocol != NULL && tulip_stream_on_thread(self)
-        && PyObject_HasAttrString(protocol, "_drain_helper")) {
-        Py_INCREF(self);
-        tulip_stream_flush(self);
-        Py_DECREF(self);
-    }
-}
-
 PyDoc_STRVAR(is_closing_doc,
 "is_closing($self, /)\n--\n\n"
 "True from close() or abort() on.  With a protocol of asyncio's streams, what was\n"
@@ -551,24 +537,6 @@ static PyType_Spec stream_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = stream_slots,
 };
-
-int
-tulip_add_methods(PyTypeObject *type, PyMethodDef *methods)
-{
-    for (; methods->ml_name != NULL; methods++) {
-        PyObject *method = PyDescr_NewMethod(type, methods);
-        int rc;
-        if (method == NULL) {
-            return -1;
-        }
-        rc = PyObject_SetAttrString((PyObject *)type, methods->ml_name, method);
-        Py_DECREF(method);
-        if (rc < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
 
 /* A class of asyncio's that has no more than the one slot, _extra. */
 static PyObject *

@@ -2,7 +2,7 @@
  * files define.  Initialised in two phases, so that each interpreter has its
  * own.  The state owns all that it names, except the module itself.
  */
-#include "transportsmodule.h"
+#include "eventloop.h"
 #include "audit.h"
 
 TulipState *
@@ -10,6 +10,24 @@ tulip_state_of_type(PyTypeObject *type)
 {
     PyObject *module = PyType_GetModuleByDef(type, &tulip_module);
     return module != NULL ? PyModule_GetState(module) : NULL;
+}
+
+int
+tulip_add_methods(PyTypeObject *type, PyMethodDef *methods)
+{
+    for (; methods->ml_name != NULL; methods++) {
+        PyObject *method = PyDescr_NewMethod(type, methods);
+        int rc;
+        if (method == NULL) {
+            return -1;
+        }
+        rc = PyObject_SetAttrString((PyObject *)type, methods->ml_name, method);
+        Py_DECREF(method);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 int

@@ -146,7 +146,7 @@ def test_socket():
             await protocol.lost
             await turns()
             assert sock.fileno() == -1
-            assert transport.get_extra_info("socket") is None
+            assert transport.get_extra_info("socket").fileno() == -1
 
     run(main())
 
