@@ -155,7 +155,16 @@ async def main():
 
 
 def test_what_is_set_up_and_refused():
-    theirs, ours = on_both(CONNECTING)
+    theirs, ours = (
+        # Until Python 3.12 the text for bind() has no number.
+        # And a server without any socket was made.
+        [
+            line.replace("[errno 1] ", "")
+            for line in told
+            if sys.version_info >= (3, 13) or not line.startswith("server __new__")
+        ]
+        for told in on_both(CONNECTING)
+    )
     assert ours == theirs
     assert any("socket.connect" in line for line in ours)
 

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from typing import ClassVar
 from unittest import mock
 
@@ -185,7 +186,8 @@ def test_listen_that_refuses(way, tmp_path):
 
     with asyncio.Runner(loop_factory=uvtulip.new_event_loop) as runner:
         assert runner.run(main(runner.get_loop()))
-    assert not os.path.exists(tmp_path / "socket-other")
+    if sys.version_info >= (3, 13):  # Before, the file stays unless asked for.
+        assert not os.path.exists(tmp_path / "socket-other")
 
 
 def test_a_class_that_refuses(tmp_path):
