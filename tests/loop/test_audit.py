@@ -154,6 +154,9 @@ async def main():
 """
 
 
+@pytest.mark.skipif(
+    sys.version_info[:3] <= (3, 11, 2), reason="asyncio of 3.11.2 has the text in small letters"
+)
 def test_what_is_set_up_and_refused():
     theirs, ours = (
         # Until Python 3.12 the text for bind() has no number.
