@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from aiosupport import LIMIT, check_script
 
 PRELUDE = """
@@ -155,7 +157,7 @@ async def main():
 
 
 @pytest.mark.skipif(
-    sys.version_info[:3] <= (3, 11, 2), reason="asyncio of 3.11.2 has the text in small letters"
+    sys.version_info[:3] <= (3, 11, 2), reason="other texts in asyncio of 3.11.2"
 )
 def test_what_is_set_up_and_refused():
     theirs, ours = (
