@@ -628,7 +628,7 @@ def call_in_thread(function, *args):
 def test_wrong_thread():
     async def main(debug):
         transport, protocol = await endpoint()
-        for name in ("close", "abort", "pause_reading"):
+        for name in ("close", "abort", "pause_reading") if debug else ():
             caught = call_in_thread(getattr(transport, name))
             assert [type(exc) for exc in caught] == [RuntimeError]
             assert "Non-thread-safe" in str(caught[0])
