@@ -76,7 +76,7 @@ def prepare(name: str, suite: dict[str, Any]) -> tuple[pathlib.Path, pathlib.Pat
             unpack(home, requirement, folder, sources, suite.get("hidden", []))
         done.write_text(wanted)
     # The uvtulip of this run, wherever it was installed, and the hook.
-    (site(home) / "sitecustomize.py").write_text(CUSTOMIZE)
+    (site(home) / "sitecustomize.py").write_text(CUSTOMIZE + suite.get("start", ""))
     package = pathlib.Path(uvtulip.__file__).parent
     shutil.rmtree(site(home) / "uvtulip", ignore_errors=True)
     shutil.copytree(package, site(home) / "uvtulip")
@@ -158,7 +158,7 @@ class Runner:
         command = [self.home / "bin" / "python", "-m", "pytest", "-q", "-o", "addopts="]
         command += [f"--junitxml={self.report}", "-o", "junit_family=xunit1"]
         command += ["-o", "junit_logging=no", "-p", "no:cacheprovider"]
-        command += ["--timeout=60", *options]
+        command += ["--timeout=60", "--timeout-method=signal", *options]
         for test in suite.get("left_out", []):
             command += ["--deselect", test["test"]]
         if names is not None and len(names) < 40:
