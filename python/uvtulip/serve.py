@@ -57,6 +57,8 @@ class Server(_transports.Server, asyncio.AbstractServer):
     # A UNIX socket's path, to be removed at the end if the file is still the
     # one of that number.
     _path: SocketFile | None = None
+    # For those who ask a server of asyncio's whether it serves TLS.
+    _ssl_context: _SSL = None
     _closed = False
     # In asyncio.all_tasks(), from the first time that it serves on.
     _accepts: Accepting | None = None
@@ -334,6 +336,7 @@ class ServingLoop(SignalLoop):
                 reuse_address = os.name == "posix" and sys.platform != "cygwin"
             sockets = self._bind_all(infos, reuse_address, reuse_port, keep_alive)
             server = self._serve(protocol_factory, sockets, backlog, start_serving)
+        server._ssl_context = ssl
         if self.get_debug():
             logger.info("%r is serving", server)
         return server

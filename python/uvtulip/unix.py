@@ -226,6 +226,7 @@ class UnixLoop(SocketLoop):
                     file.remove()
                 raise
         server._path = file
+        server._ssl_context = ssl
         if self.get_debug():
             logger.info("%r is serving", server)
         return server

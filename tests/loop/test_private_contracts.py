@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 import unittest.mock
@@ -394,6 +395,29 @@ def test_sockets_of_a_server():
         server.close()
         assert server.sockets == ()
         await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["TCP", "UNIX"])
+def test_servers_tell_whether_they_serve_tls(kind, tmp_path):
+    """Suites of clients make an address of it: ws:// or wss://."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        for context in (None, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)):
+            if kind == "TCP":
+                server = await loop.create_server(
+                    asyncio.Protocol, "127.0.0.1", 0, ssl=context
+                )
+            else:
+                server = await loop.create_unix_server(
+                    asyncio.Protocol, tmp_path / "socket", ssl=context
+                )
+            assert server._ssl_context is context
+            server.close()
+            await server.wait_closed()
+            (tmp_path / "socket").unlink(missing_ok=True)
 
     run(main())
 
