@@ -98,7 +98,11 @@ class CoreLoop(EventLoop, asyncio.AbstractEventLoop):
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if self.is_closed() or self._forked:
             return
-        _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
+        # Where the source was made is only known while tracemalloc traces; who
+        # records the warning keeps the source, and with it the loop.
+        tracemalloc = sys.modules.get("tracemalloc")
+        source = self if tracemalloc is not None and tracemalloc.is_tracing() else None
+        _warn(f"unclosed event loop {self!r}", ResourceWarning, source=source)
         if not self.is_running():
             self.close()
 

@@ -23,6 +23,8 @@ _REFUSED = frozenset(
     "sendfile sendmsg sendmsg_afalg sendto set_inheritable share ioctl".split()
 )
 
+_Socket: Any = socket.socket
+
 
 class _Borrowed(socket.socket):
     """A socket object that never closes its descriptor."""
@@ -90,7 +92,11 @@ class GivenSocket(TransportSocket):
     __slots__ = ()
 
     def detach(self) -> None:
-        self._sock.close()
+        sock = self._sock
+        if isinstance(sock, _Socket) and not hasattr(sock, "_io_refs"):
+            sock._real_close()  # The collector has emptied it before its transport.
+        else:
+            sock.close()
 
 
 def plain(fd: int, family: int = -1, kind: int = -1, proto: int = -1) -> socket.socket:

@@ -105,6 +105,10 @@ let_go(const TulipState *st, PyObject *sock)
         return 0;
     }
     count = get_count(st->socket_io_refs, sock);
+    if (count == -1 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();      /* The collector has emptied its slots. */
+        return 0;
+    }
     closed = get_slot(st->socket_closed, sock);
     if (closed == NULL || (count == -1 && PyErr_Occurred())) {
         Py_XDECREF(closed);

@@ -140,10 +140,21 @@ note_start(UvtBox *box)
     box->timer_pass = core->in_timer ? core->timer_pass : core->timer_pass - 1;
 }
 
+/* Between two runs libuv's time stands still: a timer would be due too early. */
+static void
+refresh_time(UvtHandle *self)
+{
+    if (self->loop->run_began == 0) {
+        uv_update_time(self->box->uv.handle.loop);
+    }
+}
+
 int
 uvt_timer_start(UvtHandle *self, uint64_t timeout, uint64_t repeat)
 {
-    int rc = uv_timer_start(&self->box->uv.timer, on_timer, timeout, repeat);
+    int rc;
+    refresh_time(self);
+    rc = uv_timer_start(&self->box->uv.timer, on_timer, timeout, repeat);
     note_start(self->box);
     uvt_handle_update(self);
     return rc;
@@ -220,6 +231,7 @@ timer_again(UvtHandle *self, PyObject *Py_UNUSED(ignored))
     if (!uvt_handle_check_free(self, "Timer.again")) {
         return NULL;
     }
+    refresh_time(self);
     rc = uv_timer_again(&self->box->uv.timer);
     note_start(self->box);
     uvt_handle_update(self);

@@ -397,10 +397,12 @@ def test_a_factory_that_closes_its_server(loop):
             return made[-1]
 
         server = await loop.create_server(factory, "127.0.0.1", 0)
-        with socket.create_connection(server.sockets[0].getsockname()):
-            await until(lambda: made and made[0].transport)
-        await until(lambda: made[0].lost)
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.read() == b""  # dropped, as asyncio does
+        writer.close()
         await server.wait_closed()
+        assert len(made) == 1 and made[0].transport is None
 
     run(loop, main())
 

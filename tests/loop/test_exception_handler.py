@@ -225,7 +225,7 @@ def test_closed(loop):
     loop.close()
     loop.close()
     assert loop.is_closed()
-    assert repr(loop) == "<Loop running=False closed=True debug=False>"
+    assert repr(loop) == "<uvtulip.Loop running=False closed=True debug=False>"
     with pytest.raises(RuntimeError, match="Event loop is closed"):
         loop.run_forever()
     coro = turns()

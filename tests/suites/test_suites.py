@@ -1,11 +1,12 @@
 """Other projects' own test suites, on uvtulip's loop.
 
 suites.toml names the projects.  Each one has a virtual environment of its own in
-$UVTULIP_SUITES (build/suites of this tree), with the uvtulip that runs this file.  The
-tests come from the source distribution of the version that suites.toml names.  A suite
-runs on uvtulip's loop.  What fails there runs again, and then on asyncio's loop.  A test
-that fails on uvtulip's loop alone is a failure, unless suites.toml tolerates that test
-with a reason.  Nothing of a project stays in the tree.
+$UVTULIP_SUITES (build/suites of this tree), with the uvtulip that runs this file.
+The tests come from the source distribution of the version that suites.toml names, or
+from the project's repository.  A suite runs on uvtulip's loop.  What fails there runs
+again, and then on asyncio's loop.  A test that fails on uvtulip's loop alone is a
+failure, unless suites.toml tolerates that test with a reason.  Nothing of a project
+stays in the tree.
 """
 
 import functools
@@ -28,7 +29,7 @@ import uvtulip
 
 HERE = pathlib.Path(__file__).resolve().parent
 TREE = HERE.parent.parent
-VERSION = "%d.%d" % sys.version_info[:2]
+VERSION = "{}.{}".format(*sys.version_info)
 ROOT = pathlib.Path(os.environ.get("UVTULIP_SUITES", TREE / "build" / "suites"))
 SUITES: dict[str, dict[str, Any]] = tomllib.loads((HERE / "suites.toml").read_text())
 LIMIT = 1500  # seconds for one run of a suite

@@ -38,6 +38,26 @@ def test_never_early_by_the_time_of_the_loop(loop):
     assert all(now - begin >= ms for ms, now in seen)
 
 
+@pytest.mark.parametrize("how", ["start", "again"])
+def test_time_between_two_runs_does_not_count(loop, how):
+    """libuv's time stands still there; a timer counts from the call all the same."""
+    timer, ends = uv.Timer(loop), []
+    timer.start(fail, 100, 0.02)
+    loop.run(uv.UV_RUN_NOWAIT)
+    time.sleep(0.03)
+    begin = time.monotonic()
+    if how == "start":
+        timer.start(lambda t: (ends.append(time.monotonic()), t.close()), 0.02)
+    else:
+        timer.stop()
+        timer.start(lambda t: (ends.append(time.monotonic()), t.close()), 100, 0.02)
+        time.sleep(0.03)
+        begin = time.monotonic()
+        timer.again()
+    loop.run_checked()
+    assert ends[0] - begin > 0.018  # libuv counts whole milliseconds
+
+
 def test_repeats_until_stopped(loop):
     calls = []
 
@@ -198,8 +218,14 @@ def test_other_exceptions_end_the_run(kind):
 
 def test_many_timers_in_order(loop):
     seen = []
-    for i in range(1000):
-        uv.Timer(loop).start(lambda t, i=i: seen.append(i % 10), (i % 10) / 1000)
+
+    def start_all(idle):
+        # Inside of a run: the loop's time is one for all.
+        for i in range(1000):
+            uv.Timer(loop).start(lambda t, i=i: seen.append(i % 10), (i % 10) / 1000)
+        idle.close()
+
+    uv.Idle(loop).start(start_all)
     loop.run_checked()
     assert seen == sorted(seen) and len(seen) == 1000
 
