@@ -5,6 +5,7 @@ import asyncio.subprocess
 import gc
 import logging
 import os
+import posix
 import signal
 import subprocess
 import sys
@@ -672,7 +673,7 @@ def test_unexpected_error_of_waiting_is_reported_once(monkeypatch, pidfd):
             raise OSError(5, "unexpected")
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "waitpid", fail)
+            patch.setattr(posix, "waitpid", fail)
             await until(lambda: reported)
             await asyncio.sleep(0.05)
         assert [context["exception"].errno for context in reported] == [5]
