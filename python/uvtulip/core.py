@@ -17,6 +17,9 @@ from asyncio import base_events, constants, coroutines, events
 
 from ._transports import EventLoop
 
+# As it is now: a program may put its own in the place of it later.
+base_event_loop = base_events.BaseEventLoop
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

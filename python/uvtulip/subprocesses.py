@@ -15,11 +15,11 @@ import os
 import signal
 import subprocess
 import warnings
-from asyncio.base_events import BaseEventLoop
 from asyncio.log import logger
 
 from .children import Child, reap, set_returncode
 from .cleanup import close_quietly
+from .core import base_event_loop
 from .pipes import PipeLoop
 
 TYPE_CHECKING = False
@@ -378,7 +378,7 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 # asyncio's own functions look at the arguments.  They are also what tools that look
 # for blocking calls know: Popen waits until the child has begun its program.
-_base: Any = BaseEventLoop
+_base: Any = base_event_loop
 
 
 class SubprocessLoop(PipeLoop):

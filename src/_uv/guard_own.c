@@ -92,7 +92,8 @@ uvt_guard_own_fds(UvtCore *core)
     return !core->lost;
 }
 
-/* With nothing to watch, libuv does not even ask epoll. */
+/* With nothing to watch, libuv does not even ask epoll.  That number, as all others,
+ * may be another file's by now. */
 void
 uvt_guard_give_up(UvtCore *core)
 {
@@ -109,6 +110,7 @@ uvt_guard_give_up(UvtCore *core)
         uv->watchers[i] = NULL;
     }
     uv->nfds = 0;
+    uv->backend_fd = -1;
     uv_stop(uv);
 }
 

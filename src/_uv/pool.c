@@ -6,6 +6,7 @@
  * An interpreter that ends waits for the Python code that runs in the pool and
  * lets no other begin: a thread that came later would find it half taken down.
  */
+#include "guards.h"
 #include "pool.h"
 #include "tty.h"
 
@@ -131,12 +132,15 @@ make_threads(UvtState *st)
 {
     uv_loop_t loop;
     uv_work_t work;
+    UvtLowFds low;
+    uvt_low_take(&low);
     if (uvt_pool_prepare(st) == 0 && uv_loop_init(&loop) == 0) {
         if (uv_queue_work(&loop, &work, do_nothing, on_nothing_done) == 0) {
             (void)uv_run(&loop, UV_RUN_DEFAULT);
         }
         (void)uv_loop_close(&loop);
     }
+    uvt_low_give(&low);
 }
 
 #ifdef __GLIBC__

@@ -202,19 +202,14 @@ def test_signals_wake_after_the_wakeup_descriptor_was_closed(loop, tmp_path, reu
 OWN = {
     "epoll": "os.close(loop.fileno())",
     "eventfd": "close('eventfd')",
-    "inotify": "close('inotify')",
     "pipes": "close('pipe')",
     "all": "os.closerange(3, 1000)",
 }
-WATCHED = ("inotify", True)
 
 
 @pytest.mark.parametrize("how", ["close", "collect"])
-@pytest.mark.parametrize(
-    ("what", "ran"),
-    # Nothing tells of an inotify that is gone, once it is watched.
-    [(what, ran) for what in OWN for ran in (False, True) if (what, ran) != WATCHED],
-)
+@pytest.mark.parametrize("ran", [False, True])
+@pytest.mark.parametrize("what", OWN)
 def test_descriptors_of_the_loop_itself(what, ran, how):
     """As programs do that become daemons: an exception, and other loops go on."""
     code = textwrap.dedent("""
@@ -260,3 +255,38 @@ def test_descriptors_of_the_loop_itself(what, ran, how):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True,
                           text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ticked\n", "")
+
+
+def inotify_fds():
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if "inotify" in os.readlink(f"/proc/self/fd/{fd}"):
+                found.add(fd)
+        except FileNotFoundError:  # That of listdir().
+            continue
+    return found
+
+
+def test_the_descriptor_of_inotify(loop, tmp_path):
+    """All who watch files hear that it is gone, and may start again."""
+    told = []
+    watchers = [uv.FSEvent(loop) for _ in range(3)]
+    before = inotify_fds()
+    for watcher in watchers:
+        watcher.start(str(tmp_path), 0, lambda *args: told.append(args))
+    [fd] = inotify_fds() - before
+    os.close(int(fd))
+    ticks = []
+    timer = uv.Timer(loop)
+    timer.start(ticks.append, 0.01)
+    loop.run_checked()
+    assert ticks == [timer]
+    assert {args[0] for args in told} == set(watchers)
+    assert {args[3] for args in told} == {uv.errno.UV_EBADF}
+    watchers[0].start(str(tmp_path), 0, lambda watcher, *_: watcher.close())
+    (tmp_path / "new").touch()
+    loop.run_checked()
+    for watcher in watchers[1:]:
+        watcher.close()
+    loop.run_checked()
