@@ -81,8 +81,11 @@ class TransportSocket(trsock.TransportSocket):
         return sock
 
     def detach(self) -> None:
-        """Give the descriptor up; for the owner, once the handle is closed."""
-        self._sock.detach()
+        """Give the descriptor up; for the owner, once the handle is closed.  The
+        collector may have emptied this object before its owner goes."""
+        sock = getattr(self, "_sock", None)
+        if sock is not None:
+            sock.detach()
 
 
 class GivenSocket(TransportSocket):
@@ -92,10 +95,10 @@ class GivenSocket(TransportSocket):
     __slots__ = ()
 
     def detach(self) -> None:
-        sock = self._sock
+        sock = getattr(self, "_sock", None)
         if isinstance(sock, _Socket) and not hasattr(sock, "_io_refs"):
-            sock._real_close()  # The collector has emptied it before its transport.
-        else:
+            sock._real_close()  # The collector has emptied this one, too.
+        elif sock is not None:
             sock.close()
 
 
