@@ -13,18 +13,19 @@ from procsupport import LIMIT, launch
 from tlssupport import certificate
 
 SERVER = """
-import os, ssl, sys
+import ssl, sys
 from aiohttp import web
+from uvtulip import syscalls
 
 calls = 0
-sendfile = os.sendfile
+sendfile = syscalls.sendfile
 
 def counted(*args):
     global calls
     calls += 1
     return sendfile(*args)
 
-os.sendfile = counted
+syscalls.sendfile = counted
 
 async def count(request):
     return web.Response(text=str(calls))

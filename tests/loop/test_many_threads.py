@@ -94,10 +94,12 @@ def test_loops_are_made_and_closed_all_the_time():
             loop.close()
 
     def dropped():
-        for _ in range(100):
+        for i in range(100):
             loop = uv.Loop()
             uv.Timer(loop).start(print, 100)
             uv.Async(loop, print)
+            if i % 20 == 0:
+                gc.collect()  # Each one has descriptors until it is collected.
 
     def asyncios():
         for _ in range(50):
