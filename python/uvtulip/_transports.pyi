@@ -99,21 +99,21 @@ class EventLoop:
         self,
         sock: socket.socket,
         nbytes: int,
-        awaited: asyncio.Future[None] = ...,
+        awaited: asyncio.Future[None] | None = ...,
         /,
     ) -> bytes | asyncio.Future[None]: ...
     def _sock_recv_into(
         self,
         sock: socket.socket,
         buf: WriteableBuffer,
-        awaited: asyncio.Future[None] = ...,
+        awaited: asyncio.Future[None] | None = ...,
         /,
     ) -> int | asyncio.Future[None]: ...
     def _sock_recvfrom(
         self,
         sock: socket.socket,
         bufsize: int,
-        awaited: asyncio.Future[None] = ...,
+        awaited: asyncio.Future[None] | None = ...,
         /,
     ) -> tuple[bytes, Any] | asyncio.Future[None]: ...
     def _sock_recvfrom_into(
@@ -121,7 +121,7 @@ class EventLoop:
         sock: socket.socket,
         buf: WriteableBuffer,
         nbytes: int,
-        awaited: asyncio.Future[None] = ...,
+        awaited: asyncio.Future[None] | None = ...,
         /,
     ) -> tuple[int, Any] | asyncio.Future[None]: ...
     def _sock_send(
@@ -132,13 +132,13 @@ class EventLoop:
         sock: socket.socket,
         data: ReadableBuffer,
         address: Any,
-        awaited: asyncio.Future[None] = ...,
+        awaited: asyncio.Future[None] | None = ...,
         /,
     ) -> int | asyncio.Future[None]: ...
     def _sock_accept(
         self,
         sock: socket.socket,
-        awaited: asyncio.Future[None] = ...,
+        awaited: asyncio.Future[None] | None = ...,
         /,
     ) -> tuple[socket.socket, Any] | asyncio.Future[None]: ...
     def _sock_keep(self, sock: socket.socket, /) -> None: ...
