@@ -52,6 +52,7 @@ help:
 	leaks        count references, blocks and descriptors over many connections
 	conformance  the interpreter's own test.test_asyncio on uvtulip
 	interop      other people's servers, clients, frameworks on uvtulip
+	suites       the test suites of other projects on uvtulip
 	stress       the long tests
 	soak         the counts of leaks, over very many connections
 	fuzz         TLS over a wire that falsifies, random programs on loop and handles
@@ -227,6 +228,10 @@ soak: setup
 
 interop: $(VENV)/.programs
 	UVTULIP_TEST_LIMIT=120 $(PYTEST) $(PYTEST_ARGS) tests/interop tests/programs
+
+# Each suite has an environment of its own in build/suites; they take an hour in all.
+suites: $(VENV)/.programs
+	UVTULIP_TEST_LIMIT=4000 $(PYTEST) -s $(PYTEST_ARGS) tests/suites
 
 stress: setup
 	UVTULIP_TEST_LIMIT=600 $(PYTEST) $(PYTEST_ARGS) tests/stress
