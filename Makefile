@@ -164,8 +164,7 @@ tsan: $(VENV)/.bare
 
 # The sanitized modules stand in a folder of their own, before the installed ones.
 # Not the tests of forks: the sanitizer's allocator may be locked by a thread that the
-# child does not have.  Not test_silent of test_at_exit.py either: what `sys` keeps to the
-# end of the interpreter is reported there, which is still to be mended.
+# child does not have.
 ASAN := build/asan-$(notdir $(VENV))
 asan: setup
 	if [ ! -f "$(ASAN)/build.ninja" ]; then
@@ -182,7 +181,7 @@ asan: setup
 	PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/$(ASAN)/site" \
 	UVTULIP_TEST_LIMIT=180 \
 		tools/side-by-side "tests/loop tests/cmodule" tests/uv \
-			$(PYTEST) -k "not fork and not test_silent" $(PYTEST_ARGS)
+			$(PYTEST) -k "not fork" $(PYTEST_ARGS)
 
 debug-alloc: setup
 	PYTHONMALLOC=debug UVTULIP_TEST_LIMIT=180 \

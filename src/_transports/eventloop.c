@@ -36,6 +36,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
         return NULL;
     }
     self->st = st;
+    self->module = Py_NewRef(st->module);
     self->callback_type = (PyTypeObject *)Py_NewRef(st->callback_type);
     self->timer_type = (PyTypeObject *)Py_NewRef(st->timer_type);
     self->armed = TULIP_NEVER;
@@ -80,6 +81,7 @@ loop_traverse(TulipLoop *self, visitproc visit, void *arg)
 {
     int rc;
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->module);
     Py_VISIT(self->callback_type);
     Py_VISIT(self->timer_type);
     Py_VISIT(self->uv_loop);
@@ -170,6 +172,7 @@ loop_dealloc(TulipLoop *self)
     Py_CLEAR(self->callback_type);
     Py_CLEAR(self->timer_type);
     UVT_LOCK_DROP(self->lock);
+    Py_CLEAR(self->module);
     tp->tp_free(self);
     Py_DECREF(tp);
 }

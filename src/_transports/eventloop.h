@@ -17,7 +17,9 @@ struct TulipAccepted;
 
 typedef struct TulipLoop {
     PyObject_HEAD
-    TulipState *st;                 /* borrowed, through the type */
+    TulipState *st;                 /* the module's */
+    PyObject *module;               /* strong, for life: has the state.  A type
+                                     * that is collected lets go of its module. */
     UVT_LOCK_MEMBER(lock)           /* the raw loop's; strong since init */
     PyTypeObject *callback_type;    /* strong: of the free memory, too */
     PyTypeObject *timer_type;       /* strong */

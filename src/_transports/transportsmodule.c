@@ -204,15 +204,18 @@ module_clear(PyObject *module)
 #define CLEAR(name) Py_CLEAR(st->str_##name);
     FOR_EACH_STRING(CLEAR)
 #undef CLEAR
-    Py_CLEAR(st->uv_module);
     uvt_tls_state_clear(&st->tls);
     return 0;
 }
 
+/* The module of handles has the table that our objects call by, so it stays until the
+ * last of them is gone: their types keep this module. */
 static void
 module_free(void *module)
 {
+    TulipState *st = PyModule_GetState(module);
     (void)module_clear((PyObject *)module);
+    Py_CLEAR(st->uv_module);
 }
 
 static int

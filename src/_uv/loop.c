@@ -70,6 +70,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self = (UvtLoop *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->st = st;
+        self->module = Py_NewRef(st->module);
         if (!UVT_LOCK_NEW(self->lock)) {
             Py_CLEAR(self);
         }
@@ -119,6 +120,7 @@ static int
 loop_traverse(UvtLoop *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->module);
     if (self->core != NULL) {
         for (UvtBox *box = self->core->boxes; box != NULL; box = box->next) {
             if (box->owner != NULL && box->owner->held) {
@@ -183,6 +185,7 @@ loop_dealloc(UvtLoop *self)
         uvt_graves_drop(self->graves);
     }
     UVT_LOCK_DROP(self->lock);
+    Py_CLEAR(self->module);
     tp->tp_free(self);
     Py_DECREF(tp);
 }

@@ -47,7 +47,9 @@ typedef struct UvtGraves {
 
 typedef struct UvtLoop {
     PyObject_HEAD
-    UvtState *st;                   /* borrowed, through the type */
+    UvtState *st;                   /* the module's */
+    PyObject *module;               /* strong, for life: has the state.  A type
+                                     * that is collected lets go of its module. */
     UVT_LOCK_MEMBER(lock)           /* strong, for life */
     UvtCore *core;                  /* NULL before init and once closed */
     UvtGraves *graves;              /* counted; NULL before init */

@@ -1,6 +1,7 @@
 /* The table behind uv_capi.h and its capsule.  The table is allocated for each
- * module and freed with the capsule, which the module owns.  All functions run
- * attached, on the loop's thread.
+ * module and freed with the module's state: at the end of the interpreter objects
+ * use it that are collected after the capsule.  All functions run attached, on the
+ * loop's thread.
  */
 #include "uv_capi.h"
 #include "errors.h"
@@ -365,12 +366,6 @@ capi_sockaddr_parse(const char *call, PyObject *address,
 
 /* ---- the capsule ---- */
 
-static void
-capsule_free(PyObject *capsule)
-{
-    PyMem_Free(PyCapsule_GetPointer(capsule, UVT_CAPI_NAME));
-}
-
 int
 uvt_capi_setup(PyObject *module, UvtState *st)
 {
@@ -382,6 +377,7 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         PyErr_NoMemory();
         return -1;
     }
+    st->capi = api;
     *api = (UvtCAPI){
         .version = UVT_CAPI_VERSION,
         .size = sizeof(UvtCAPI),
@@ -427,9 +423,8 @@ uvt_capi_setup(PyObject *module, UvtState *st)
         .async_send = uvt_guard_send,
         .reserve = capi_reserve,
     };
-    capsule = PyCapsule_New(api, UVT_CAPI_NAME, capsule_free);
+    capsule = PyCapsule_New(api, UVT_CAPI_NAME, NULL);
     if (capsule == NULL) {
-        PyMem_Free(api);
         return -1;
     }
     rc = PyModule_AddObjectRef(module, "_C_API", capsule);

@@ -161,6 +161,7 @@ module_free(void *module)
 {
     UvtState *st = uvt_state(module);
     (void)module_clear((PyObject *)module);
+    PyMem_Free(st->capi);
     uvt_pool_drop(st);
     if (st->graves != NULL) {
         uvt_graves_drop(st->graves);

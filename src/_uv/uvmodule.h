@@ -62,6 +62,7 @@ typedef enum {
 
 typedef struct UvtState {
     PyObject *module;               /* borrowed: the module owns this state */
+    void *capi;                     /* the table of uv_capi.h, owned */
     PyTypeObject *loop_type;
     PyTypeObject *handle_type;
     PyTypeObject *stream_type;
