@@ -121,8 +121,10 @@ def test_few_descriptors_left(kind):
             del unused[:left]
             try:
                 loop = uv.Loop()
-                loop.run()
-                loop.close()
+                try:
+                    loop.run()
+                finally:
+                    loop.close()
             except (OSError, RuntimeError):
                 pass
             again = []
