@@ -172,11 +172,44 @@ uvt_guard_watch_own(UvtCore *core)
     return rc;
 }
 
+/* Up to 1.44, libuv asks the system with the first datagram of a process what it can,
+ * by a socket of its own, and aborts if that has one of the numbers 0 to 2.  Asked here
+ * it has not; what was needed for it is closed in one turn. */
+static void
+on_asked(uv_handle_t *uv)
+{
+    PyMem_RawFree(uv);
+}
+
+static int
+ask_for_datagrams(uv_loop_t *uv)
+{
+    uv_udp_t *udp;
+    int rc;
+    if (uv_version() >= 0x012D00) {
+        return 0;
+    }
+    udp = PyMem_RawCalloc(1, sizeof(*udp));
+    if (udp == NULL) {
+        return UV_ENOMEM;
+    }
+    rc = uv_udp_init_ex(uv, udp, UV_UDP_RECVMMSG);
+    if (rc < 0) {
+        PyMem_RawFree(udp);
+        return rc;
+    }
+    (void)uv_udp_using_recvmmsg(udp);
+    uv_close((uv_handle_t *)udp, on_asked);
+    (void)uv_run(uv, UV_RUN_NOWAIT);
+    return 0;
+}
+
 int
 uvt_guard_loop_init(UvtState *st, UvtCore *core)
 {
     UvtLowFds low;
     int rc, highest;
+    bool first = st->siglock.pid == 0;      /* for this module */
     uvt_low_take(&low);
     uvt_siglock_before(st);
     rc = try_descriptors(&highest);
@@ -193,6 +226,9 @@ uvt_guard_loop_init(UvtState *st, UvtCore *core)
     if (rc == 0) {
         uvt_siglock_after(st, &core->uv);
         rc = uvt_guard_watch_own(core);
+        if (rc == 0 && first) {
+            rc = ask_for_datagrams(&core->uv);
+        }
         if (rc < 0) {
             (void)uv_loop_close(&core->uv);
         }
