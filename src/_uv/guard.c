@@ -68,6 +68,11 @@ enlist(UvtCore *core, uv__io_t *watcher)
     int epoll_fd = core->uv.backend_fd;
     bool known = watcher->events != 0;
     event.data.fd = watcher->fd;
+    if (watcher == &core->uv.async_io_watcher) {
+        /* libuv from 1.53 on never empties its eventfd, and older ones take all that
+         * is in it at once: each write is an event of its own for either. */
+        event.events |= EPOLLET;
+    }
     if ((known || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, watcher->fd, &event) < 0)
         && ((!known && errno != EEXIST)
             || epoll_ctl(epoll_fd, EPOLL_CTL_MOD, watcher->fd, &event) < 0)) {
