@@ -21,7 +21,7 @@ tulip_stream_buffered(const TulipStream *self)
 {
     size_t size = self->queued;
     if (self->sending != NULL && self->uv != NULL) {
-        size += uv_stream_get_write_queue_size(self->uv);
+        size += uv_stream_get_write_queue_size(self->uv) + self->sending->rest;
     }
     return size;
 }

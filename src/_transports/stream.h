@@ -48,6 +48,9 @@ enum {
     TULIP_WAITS = 1 << 27,          /* for connection_made, of an accepted one */
 };
 
+/* What one system call takes at most. */
+#define TULIP_MOST_AT_ONCE ((size_t)0x7ffff000)
+
 /* Pieces that wait for the kernel, and the libuv request that sends them.  One
  * allocation; the transport owns it, from uv_write to its callback libuv. */
 typedef struct TulipWrite {
@@ -58,6 +61,7 @@ typedef struct TulipWrite {
     size_t room;                    /* left in the last one, for small ones */
     PyObject **pieces;              /* exact bytes, each keeps ... */
     uv_buf_t *bufs;                 /* ... this memory */
+    size_t part, rest;              /* bytes that libuv has now, and later */
 } TulipWrite;
 
 /* What few transports need. */

@@ -70,7 +70,7 @@ write_through(TulipStream *self, const Py_buffer *view)
         uv_buf_t buf;
         int rc;
         buf.base = view->buf;
-        buf.len = len;
+        buf.len = len < TULIP_MOST_AT_ONCE ? len : TULIP_MOST_AT_ONCE;
         rc = uv_try_write(self->uv, &buf, 1);
         if (rc < 0 && rc != UV_EAGAIN) {
             tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed(self));

@@ -272,6 +272,36 @@ tulip_write_failed(const TulipStream *self)
                                     : "Fatal write error on socket transport";
 }
 
+static void on_written(uv_write_t *req, int status);
+
+/* Gives libuv the next `size` bytes of the block, or as many as one system call takes:
+ * libuv refuses more from 1.53 on.  A libuv status. */
+static int
+send_part(uv_stream_t *uv, TulipWrite *block, size_t size)
+{
+    uv_buf_t *bufs = block->bufs + block->first;
+    unsigned n = block->count - block->first;
+    size_t whole = 0, part = size;
+    int rc;
+    if (size > TULIP_MOST_AT_ONCE) {
+        for (n = 0, part = 0; bufs[n].len <= TULIP_MOST_AT_ONCE - part; n++) {
+            part += bufs[n].len;
+        }
+        if (n == 0) {
+            whole = bufs->len;
+            part = bufs->len = TULIP_MOST_AT_ONCE;
+            n = 1;
+        }
+    }
+    block->part = part;
+    block->rest = size - part;
+    rc = uv_write(&block->req, uv, bufs, n, on_written);
+    if (whole > 0) {
+        bufs->len = whole;
+    }
+    return rc;
+}
+
 static void
 on_written(uv_write_t *req, int status)
 {
@@ -283,6 +313,14 @@ on_written(uv_write_t *req, int status)
     if (self == NULL) {
         block_free(block);
         return;
+    }
+    if (status == 0 && block->rest > 0 && !(self->flags & TULIP_LOST)
+        && !uv_is_closing((uv_handle_t *)req->handle)) {
+        block_consume(block, block->part);
+        status = send_part(req->handle, block, block->rest);
+        if (status == 0) {
+            return;
+        }
     }
     Py_INCREF(self);        /* the protocol may drop it */
     self->sending = NULL;
@@ -322,14 +360,14 @@ static int
 send_rest(TulipStream *self)
 {
     TulipWrite *block = self->queue;
+    size_t size = self->queued;
     int rc;
     self->queue = NULL;
     self->queued = 0;
     block->owner = self;
     block->req.data = block;
     self->sending = block;
-    rc = uv_write(&block->req, self->uv, block->bufs + block->first,
-                  block->count - block->first, on_written);
+    rc = send_part(self->uv, block, size);
     if (rc < 0) {
         self->sending = NULL;
         block_free(block);
@@ -342,6 +380,9 @@ static int
 send_block(TulipStream *self)
 {
     TulipWrite *block = self->queue;
+    if (self->queued > TULIP_MOST_AT_ONCE) {
+        return send_rest(self);
+    }
     while (block->first < block->count) {
         unsigned n = block->count - block->first;
         int rc;
@@ -371,7 +412,7 @@ send_pending(TulipStream *self)
     int rc;
     buf.base = PyBytes_AS_STRING(piece);
     buf.len = (size_t)PyBytes_GET_SIZE(piece);
-    rc = uv_try_write(self->uv, &buf, 1);
+    rc = buf.len <= TULIP_MOST_AT_ONCE ? uv_try_write(self->uv, &buf, 1) : UV_EAGAIN;
     if (rc >= 0 && (size_t)rc == buf.len) {
         self->pending = NULL;
         self->queued = 0;
@@ -442,7 +483,7 @@ tulip_stream_send(TulipStream *self, const char *base, size_t len)
         return tulip_queue_copy(self, base, len);
     }
     buf.base = (char *)base;
-    buf.len = len;
+    buf.len = len < TULIP_MOST_AT_ONCE ? len : TULIP_MOST_AT_ONCE;
     rc = uv_try_write(self->uv, &buf, 1);
     if (rc < 0 && rc != UV_EAGAIN) {
         tulip_stream_fatal_uv(self, rc, "write", tulip_write_failed(self));

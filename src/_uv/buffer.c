@@ -149,3 +149,39 @@ uvt_buffers_release(UvtBuffers *self)
         PyMem_Free(views);
     }
 }
+
+unsigned
+uvt_iov_fit(uv_buf_t *iov, unsigned count, size_t *whole)
+{
+    size_t sum = 0;
+    unsigned n = 0;
+    *whole = 0;
+    while (n < count && iov[n].len <= UVT_MOST_AT_ONCE - sum) {
+        sum += iov[n++].len;
+    }
+    if (n == 0) {
+        *whole = iov->len;
+        iov->len = UVT_MOST_AT_ONCE;
+        n = 1;
+    }
+    return n;
+}
+
+unsigned
+uvt_buffers_datagram(UvtBuffers *self)
+{
+    if (self->nbytes > UVT_MOST_AT_ONCE) {
+        uv_buf_t *largest = self->iov;
+        for (Py_ssize_t i = 1; i < self->count; i++) {
+            if (self->iov[i].len > largest->len) {
+                largest = &self->iov[i];
+            }
+        }
+        self->iov[0] = *largest;
+        if (largest->len > UVT_MOST_AT_ONCE) {
+            self->iov[0].len = UVT_MOST_AT_ONCE;
+        }
+        return 1;
+    }
+    return (unsigned)self->count;
+}

@@ -19,6 +19,18 @@ typedef struct {
     Py_buffer views_inline[UVT_BUFFERS_INLINE];
 } UvtBuffers;
 
+/* What one system call takes at most.  libuv refuses more than that from 1.53 on. */
+#define UVT_MOST_AT_ONCE ((size_t)0x7ffff000)
+
+/* How many of the pieces one call can take.  When the first is too large by itself it
+ * is made shorter for the call, and *whole is the length to be put back; else 0. */
+unsigned uvt_iov_fit(uv_buf_t *iov, unsigned count, size_t *whole);
+
+/* How many pieces a datagram has for libuv, which from 1.53 on refuses what no call
+ * takes with UV_EINVAL.  Of so much only the largest piece is left, shortened: the
+ * kernel has the right error for it. */
+unsigned uvt_buffers_datagram(UvtBuffers *self);
+
 /* Takes a bytes-like object or a non-str sequence of such objects.  TypeError,
  * or ValueError for an empty sequence; then nothing is held. */
 UVT_CHECKED bool uvt_buffers_get(UvtBuffers *self, const char *call,

@@ -19,7 +19,7 @@ typedef struct {
 
 /* The arguments of one operation, and what it needs until libuv is done with
  * it.  Zero-initialised; it must not move. */
-typedef struct {
+typedef struct UvtFsCall {
     PyObject *path;                 /* as given, a str or bytes */
     PyObject *path_bytes;           /* the same for the system */
     PyObject *new_path_bytes;
@@ -33,7 +33,8 @@ typedef struct {
     int fd, in_fd, flags, mode;
     uv_uid_t uid;
     uv_gid_t gid;
-    uv_work_t work;                 /* of copyfile() */
+    uv_work_t work;                 /* of an operation of ours, ... */
+    ssize_t (*run)(struct UvtFsCall *); /* ... which is this */
     uv_req_t *request;              /* libuv has it for the uv_fs_t; or NULL */
 } UvtFsCall;
 
@@ -80,7 +81,11 @@ PyObject *uvt_fs_run(PyObject *module, const UvtFsOp *op, PyObject *const *args,
 
 extern PyMethodDef uvt_fs_functions[];
 
-/* fs_copy.c: as UvtFsOp.start. */
+/* As UvtFsOp.start: fs_copy.c, and fs_own.c for any function of ours, which gives a
+ * count or a libuv status. */
+int uvt_fs_start_own(uv_loop_t *loop, UvtFsCall *call, uv_fs_t *req, uv_fs_cb cb,
+                     uv_fs_type type, ssize_t (*run)(UvtFsCall *));
+int uvt_fs_start_write(uv_loop_t *loop, UvtFsCall *call, uv_fs_t *req, uv_fs_cb cb);
 int uvt_fs_start_copyfile(uv_loop_t *loop, UvtFsCall *call, uv_fs_t *req,
                           uv_fs_cb cb);
 

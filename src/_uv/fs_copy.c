@@ -262,8 +262,8 @@ take_away(const Copy *self)
     }
 }
 
-static int
-copy(const UvtFsCall *call)
+static ssize_t
+copy(UvtFsCall *call)
 {
     Copy self = {
         .path = PyBytes_AS_STRING(call->path_bytes),
@@ -291,45 +291,8 @@ copy(const UvtFsCall *call)
     return rc;
 }
 
-/* ---- libuv ---- */
-
-static void
-on_thread(uv_work_t *work)
-{
-    uv_fs_t *req = work->data;
-    req->result = copy(req->ptr);
-}
-
-static void
-on_copied(uv_work_t *work, int status)
-{
-    uv_fs_t *req = work->data;
-    req->ptr = NULL;
-    if (status < 0) {
-        req->result = status;
-    }
-    req->cb(req);
-}
-
 int
 uvt_fs_start_copyfile(uv_loop_t *loop, UvtFsCall *call, uv_fs_t *req, uv_fs_cb cb)
 {
-    int rc;
-    req->type = UV_FS;
-    req->fs_type = UV_FS_COPYFILE;
-    if (cb == NULL) {
-        req->result = copy(call);
-        return (int)req->result;
-    }
-    req->cb = cb;
-    req->ptr = call;
-    call->work.data = req;
-    rc = uv_queue_work(loop, &call->work, on_thread, on_copied);
-    if (rc < 0) {
-        req->ptr = NULL;
-    }
-    else {
-        call->request = (uv_req_t *)&call->work;
-    }
-    return rc;
+    return uvt_fs_start_own(loop, call, req, cb, UV_FS_COPYFILE, copy);
 }

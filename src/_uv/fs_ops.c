@@ -51,13 +51,12 @@ start_readv(uv_loop_t *loop, UvtFsCall *call, uv_fs_t *req, uv_fs_cb cb)
                       (unsigned)call->data.count, call->offset, cb);
 }
 
-STARTER(write, call->fd, call->data.iov,
-        (unsigned)call->data.count, call->offset)
 STARTER(fsync, call->fd)
 STARTER(fdatasync, call->fd)
 STARTER(ftruncate, call->fd, call->offset)
 STARTER(scandir, PATH, 0)
-STARTER(sendfile, call->fd, call->in_fd, call->offset, call->length)
+STARTER(sendfile, call->fd, call->in_fd, call->offset,
+        call->length < UVT_MOST_AT_ONCE ? call->length : UVT_MOST_AT_ONCE)
 STARTER(utime, PATH, call->atime, call->mtime)
 STARTER(futime, call->fd, call->atime, call->mtime)
 STARTER(lutime, PATH, call->atime, call->mtime)
@@ -70,6 +69,7 @@ STARTER(statfs, PATH)
 
 #undef STARTER
 #define start_copyfile uvt_fs_start_copyfile
+#define start_write uvt_fs_start_write
 #undef PATH
 #undef NEW_PATH
 

@@ -14,7 +14,7 @@ PyObject *uvt_stream_writelines(UvtHandle *self, PyObject *const *args,
                                 Py_ssize_t nargs);
 /* uv_try_write(), and uv_write(), with a handle that is sent along or NULL.  Other
  * threads run while a descriptor that blocks makes them wait. */
-int uvt_stream_try(UvtHandle *self, const uv_buf_t *iov, unsigned count);
+int uvt_stream_try(UvtHandle *self, uv_buf_t *iov, unsigned count);
 int uvt_stream_queue(UvtHandle *self, uv_write_t *req, const uv_buf_t *iov,
                      unsigned count, UvtHandle *sent, uv_write_cb callback);
 /* For the tables of Stream and of its types: the interpreter calls a method quickly

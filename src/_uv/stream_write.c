@@ -17,6 +17,8 @@ typedef struct Write {
     UvtRequest base;
     UvtBox *sent;               /* pinned, or NULL */
     UvtBuffers buffers;
+    uv_buf_t *iov;              /* what libuv has not written, ... */
+    unsigned count, part;       /* ... and how many of it libuv has now */
 } Write;
 
 typedef struct Shutdown {
@@ -24,11 +26,50 @@ typedef struct Shutdown {
     UvtRequest base;
 } Shutdown;
 
+static void on_write(uv_write_t *req, int status);
+
+/* What one request could not take is the next one's: libuv's status, or 1 if there is
+ * nothing left.  It uses nothing of Python's. */
+static int
+write_next(Write *write)
+{
+    size_t whole;
+    unsigned part = write->part;
+    int rc;
+    while (part > 0) {
+        uv_buf_t *first = write->iov;
+        if (part == 1 && first->len > UVT_MOST_AT_ONCE) {
+            first->base += UVT_MOST_AT_ONCE;
+            first->len -= UVT_MOST_AT_ONCE;
+            break;
+        }
+        write->iov++;
+        write->count--;
+        part--;
+    }
+    if (write->count == 0) {
+        return 1;
+    }
+    write->part = uvt_iov_fit(write->iov, write->count, &whole);
+    rc = uv_write(&write->req, write->req.handle, write->iov, write->part, on_write);
+    if (whole > 0) {
+        write->iov->len = whole;
+    }
+    return rc;
+}
+
 static void
 on_write(uv_write_t *req, int status)
 {
     Write *write = (Write *)req;
     UvtBox *sent = write->sent;
+    if (status == 0 && !uv_is_closing((uv_handle_t *)req->handle)) {
+        int rc = write_next(write);
+        if (rc == 0) {
+            return;
+        }
+        status = rc < 0 ? rc : 0;
+    }
     uvt_request_done(&write->base, req->handle, status);
     PyMem_Free(write);
     if (sent != NULL) {
@@ -145,17 +186,24 @@ writes_blocking(const UvtHandle *self)
 
 /* uv_try_write(), with others running while it blocks. */
 int
-uvt_stream_try(UvtHandle *self, const uv_buf_t *iov, unsigned count)
+uvt_stream_try(UvtHandle *self, uv_buf_t *iov, unsigned count)
 {
     UvtLoop *loop = self->loop;
     UvtBlocking blocking;
+    size_t whole;
     int rc;
+    count = uvt_iov_fit(iov, count, &whole);
     if (!self->blocks) {
-        return uv_try_write(&self->box->uv.stream, iov, count);
+        rc = uv_try_write(&self->box->uv.stream, iov, count);
     }
-    blocking = uvt_blocking_begin(loop);
-    rc = uv_try_write(&self->box->uv.stream, iov, count);
-    uvt_blocking_end(loop, blocking);
+    else {
+        blocking = uvt_blocking_begin(loop);
+        rc = uv_try_write(&self->box->uv.stream, iov, count);
+        uvt_blocking_end(loop, blocking);
+    }
+    if (whole > 0) {
+        iov->len = whole;
+    }
     return rc;
 }
 
@@ -179,13 +227,24 @@ uvt_stream_queue(UvtHandle *self, uv_write_t *req, const uv_buf_t *iov,
 
 /* ---- write ---- */
 
+static int
+write_first(UvtHandle *self, Write *write, UvtHandle *sent)
+{
+    size_t whole;
+    int rc;
+    write->part = uvt_iov_fit(write->iov, write->count, &whole);
+    rc = uvt_stream_queue(self, &write->req, write->iov, write->part, sent, on_write);
+    if (whole > 0) {
+        write->iov->len = whole;
+    }
+    return rc;
+}
+
 /* Leaves to libuv what comes after the first `sent` bytes of data. */
 static PyObject *
 write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
 {
     Write *write = PyMem_Calloc(1, sizeof(Write));
-    uv_buf_t *iov;
-    unsigned count;
     int rc;
 
     if (write == NULL) {
@@ -207,10 +266,10 @@ write_queue(UvtHandle *self, PyObject *data, PyObject *callback, size_t sent)
         PyMem_Free(write);
         return NULL;
     }
-    skip_sent(&write->buffers, sent, &iov, &count);
+    skip_sent(&write->buffers, sent, &write->iov, &write->count);
     write->base.data = &write->buffers;
     uvt_request_begin(&write->base, self, callback);
-    rc = uvt_stream_queue(self, &write->req, iov, count, NULL, on_write);
+    rc = write_first(self, write, NULL);
     if (rc < 0) {
         uvt_request_cancel(&write->base);
         PyMem_Free(write);
@@ -256,8 +315,6 @@ uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
                         UvtHandle *sent)
 {
     Write *write = PyMem_Calloc(1, sizeof(Write));
-    uv_buf_t *iov;
-    unsigned count;
     int rc;
     if (write == NULL) {
         return PyErr_NoMemory();
@@ -277,13 +334,13 @@ uvt_stream_write_handle(UvtHandle *self, PyObject *data, PyObject *callback,
         PyMem_Free(write);
         return NULL;
     }
-    skip_sent(&write->buffers, 0, &iov, &count);
+    skip_sent(&write->buffers, 0, &write->iov, &write->count);
     write->base.data = &write->buffers;
     write->base.sent = Py_NewRef(sent);
     write->sent = sent->box;
     uvt_box_pin(write->sent);
     uvt_request_begin(&write->base, self, callback);
-    rc = uvt_stream_queue(self, &write->req, iov, count, sent, on_write);
+    rc = write_first(self, write, sent);
     if (rc < 0) {
         uvt_box_unpin(write->sent);
         uvt_request_cancel(&write->base);

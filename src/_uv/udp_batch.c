@@ -533,7 +533,7 @@ uvt_udp_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
     }
     if (rc == 0) {
         rc = uv_udp_send(&send->req, &self->box->uv.udp, send->buffers.iov,
-                         (unsigned)send->buffers.count, addr, on_send);
+                         uvt_buffers_datagram(&send->buffers), addr, on_send);
         send->alone = send->req.status != 0;
     }
     if (rc < 0) {
@@ -576,8 +576,7 @@ uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         rc = uvt_udp_ensure_socket(self, addr->sa_family, 0);
     }
     if (rc == 0) {
-        rc = uv_udp_try_send(&self->box->uv.udp, data.iov,
-                             (unsigned)data.count, addr);
+        rc = uv_udp_try_send(&self->box->uv.udp, data.iov, uvt_buffers_datagram(&data), addr);
     }
     uvt_buffers_release(&data);
     if (rc < 0) {
