@@ -5,13 +5,13 @@ import asyncio
 import errno
 import os
 import socket
-import tty
 
 import pytest
 
 import aiosupport
 from aiosupport import run
 from datagramsupport import Datagrams
+from ptysupport import hung_up_terminal
 from streamsupport import tcp_pair
 
 IP_RECVERR = getattr(socket, "IP_RECVERR", 11)
@@ -50,13 +50,8 @@ protocols = pytest.mark.parametrize("factory", [Plain, Buffered])
 def test_terminal(factory, pauses):
     async def main():
         loop = asyncio.get_running_loop()
-        master, slave = os.openpty()
-        tty.setraw(slave)
-        os.set_blocking(slave, False)
         sent = bytes(range(250)) * 36
-        assert os.write(slave, sent) == len(sent)
-        os.close(slave)
-        file = os.fdopen(master, "rb", 0)
+        file = os.fdopen(hung_up_terminal(sent), "rb", 0)
         transport, protocol = await loop.connect_read_pipe(factory, file)
         if pauses:
             while not protocol.lost.done():
@@ -74,11 +69,7 @@ def test_terminal(factory, pauses):
 def test_terminal_through_a_stream_reader():
     async def main():
         loop = asyncio.get_running_loop()
-        master, slave = os.openpty()
-        tty.setraw(slave)
-        os.set_blocking(slave, False)
-        os.write(slave, bytes(9000))
-        os.close(slave)
+        master = hung_up_terminal(bytes(9000))
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(master, "rb", 0)

@@ -3,10 +3,10 @@ has hung up meanwhile."""
 
 import os
 import socket
-import tty
 
 import pytest
 
+from ptysupport import hung_up_terminal
 from uvtulip import uv
 
 CODES = uv.errno.errorcode
@@ -53,13 +53,8 @@ into_or_not = pytest.mark.parametrize("into", [False, True])
 
 def written_terminal(size):
     """The master's side of a terminal that was written to and is closed."""
-    master, slave = os.openpty()
-    tty.setraw(slave)
-    os.set_blocking(slave, False)
     data = bytes(range(250)) * (size // 250)
-    assert os.write(slave, data) == len(data)
-    os.close(slave)
-    return master, data
+    return hung_up_terminal(data), data
 
 
 @into_or_not
