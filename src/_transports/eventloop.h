@@ -198,11 +198,13 @@ void tulip_loop_unref_wakeup(TulipLoop *self);
 /* Ends a poll that blocks; any thread. */
 void tulip_loop_wake(TulipLoop *self);
 /* The same after something was put where only the loop's next turn looks: another
- * thread may do so, while the loop's own waits. */
+ * thread may do so, while the loop's own waits.  A callback in the poll comes back
+ * there by itself. */
 static inline void
 tulip_loop_wake_if_polling(TulipLoop *self)
 {
-    if (atomic_load_explicit(&self->polling, memory_order_relaxed)) {
+    if (atomic_load_explicit(&self->polling, memory_order_relaxed)
+        && self->thread_id != PyThread_get_thread_ident()) {
         tulip_loop_wake(self);
     }
 }
