@@ -84,6 +84,7 @@ loop_traverse(TulipLoop *self, visitproc visit, void *arg)
     Py_VISIT(self->module);
     Py_VISIT(self->callback_type);
     Py_VISIT(self->timer_type);
+    Py_VISIT(self->drain_type);
     Py_VISIT(self->uv_loop);
     Py_VISIT(self->wakeup);
     Py_VISIT(self->deadline);
@@ -142,6 +143,7 @@ loop_clear(TulipLoop *self)
     drop_work(self);
     tulip_dirty_clear(self);
     Py_CLEAR(self->wakeup);
+    Py_CLEAR(self->drain_type);
     Py_CLEAR(self->deadline);
     Py_CLEAR(self->task_factory);
     Py_CLEAR(self->raised);

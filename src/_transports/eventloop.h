@@ -23,6 +23,8 @@ typedef struct TulipLoop {
     UVT_LOCK_MEMBER(lock)           /* the raw loop's; strong since init */
     PyTypeObject *callback_type;    /* strong: of the free memory, too */
     PyTypeObject *timer_type;       /* strong */
+    PyTypeObject *drain_type;       /* the last that drain() was asked for; */
+    bool can_drain;                 /* whether its objects can be drained */
     TulipCallback *free;            /* memory for new handles, a list */
     int free_count;
     bool stopping;

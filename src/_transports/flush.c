@@ -117,6 +117,20 @@ tulip_dirty_clear(TulipLoop *loop)
     tulip_datagrams_clear(loop);
 }
 
+/* Whether drain() is for such a protocol: the answer for its type, which is that of the
+ * next one mostly. */
+static bool
+can_drain(TulipLoop *loop, PyObject *protocol)
+{
+    PyTypeObject *type = Py_TYPE(protocol);
+    if (loop->drain_type != type) {
+        bool can = PyObject_HasAttr((PyObject *)type, loop->st->str__drain_helper);
+        Py_XSETREF(loop->drain_type, (PyTypeObject *)Py_NewRef(type));
+        loop->can_drain = can;
+    }
+    return loop->can_drain;
+}
+
 /* What StreamWriter.drain() calls first: when it returns, what was written is with the
  * kernel as far as that takes it.  Only of a protocol that can be drained: others ask
  * this before each of several writes, which are to leave together. */
@@ -124,7 +138,7 @@ void
 tulip_stream_flush_for_drain(TulipStream *self, PyObject *protocol)
 {
     if (protocol != NULL && tulip_stream_on_thread(self)
-        && PyObject_HasAttrString(protocol, "_drain_helper")) {
+        && can_drain(self->loop, protocol)) {
         Py_INCREF(self);
         tulip_stream_flush(self);
         Py_DECREF(self);

@@ -117,9 +117,9 @@ import_names(TulipState *st)
     DO(accept) DO(call_exception_handler) DO(connection_made) \
     DO(connection_lost) DO(context) DO(data_received) DO(datagram_received) \
     DO(eof_received) DO(error_received) DO(fileno) DO(get_buffer) \
-    DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) DO(resume_writing) \
-    DO(recv) DO(recv_into) DO(recvfrom) DO(recvfrom_into) DO(send) DO(sendto) \
-    DO(set_exception) DO(set_result) DO(Task)
+    DO(_drain_helper) DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) \
+    DO(resume_writing) DO(recv) DO(recv_into) DO(recvfrom) DO(recvfrom_into) DO(send) \
+    DO(sendto) DO(set_exception) DO(set_result) DO(Task)
 
 static int
 intern_strings(TulipState *st)

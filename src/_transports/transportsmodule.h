@@ -61,6 +61,7 @@ typedef struct TulipState {
     PyObject *str_eof_received;
     PyObject *str_fileno;
     PyObject *str_get_buffer;
+    PyObject *str__drain_helper;
     PyObject *str_buffer_updated;
     PyObject *str_loop;
     PyObject *str_name;
