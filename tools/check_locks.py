@@ -42,6 +42,23 @@ CLOSERS = {
     "uvt_handle_dealloc",
     "uvt_handle_renew",
 }
+# Whether such a one looks: a box without an object, or that of an object at hand.
+LOOKS = re.compile(r"\bbox_detach\(|\b(?:box|old)->owner ==? NULL")
+# Deallocations that touch nothing of a loop's, or leave that to their tp_clear.
+LOCKLESS_DEALLOCS = {
+    "barrier_dealloc",
+    "callback_dealloc",
+    "condition_dealloc",
+    "dir_dealloc",
+    "factory_dealloc",
+    "into_dealloc",
+    "link_dealloc",
+    "mutex_dealloc",
+    "rwlock_dealloc",
+    "semaphore_dealloc",
+    "stdio_dealloc",
+    "watcher_dealloc",
+}
 # They run while the loop holds the object.
 BORROWERS = {"on_alloc", "uvt_loop_release_handles"}
 
@@ -57,6 +74,9 @@ STRUCT = re.compile(r"((?:Uvt|Tulip|Fs|Work)\w+) \*")
 SELF = re.compile(STRUCT.pattern + r"(?!Py_UNUSED)")
 DELEGATE = re.compile(r"\s*return (?:\([\w *]+\))?(\w+)\([^;]*\);\n\Z")
 BORROWED = re.compile(r"UvtHandle \*\w+ = [^;]*\b(?:box|data\))->owner;")
+# A walk over the clients of a server, which are borrowed, too.
+CLIENTS = re.compile(r"= (\w+)->next_client\)")
+HANDED_OUT = r"\b(?:PyList_Append|Py_X?NewRef|Py_X?INCREF)\([^;]*\b{}\b"
 TOLD = re.compile(r"\b(?:consumer|hooks)->\w+\(")
 CAST = re.compile(r"\(" + STRUCT.pattern + r"\)\s*(?:self|op|obj|object|args\[\d\])")
 # A function of a module that is given a loop.
@@ -209,11 +229,30 @@ def _bad_dealloc(function: Function) -> str | None:
     lock = function.body.find(LOCK)
     untrack = function.body.find("PyObject_GC_UnTrack(")
     finalizer = function.body.find("PyObject_CallFinalizerFromDealloc(")
+    if lock < 0 and function.name not in LOCKLESS_DEALLOCS:
+        return "has no UVT_LOCKED"
     if 0 <= lock and (untrack < 0 or lock < untrack):
         return "takes the lock before it untracks"
     if 0 <= untrack < finalizer:
         return "untracks before the finalizer"
     return None
+
+
+def _bad_borrower(function: Function, path: pathlib.Path) -> Iterator[str]:
+    """What is done with a pointer that owns nothing."""
+    before, closes, after = function.body.partition("uvt_box_close(")
+    if closes and function.name not in CLOSERS:
+        yield "closes a box, not its object"
+    elif closes and not (after.startswith("self->box)") or LOOKS.search(before)):
+        yield "closes a box whose object may still point to it"
+    if BORROWED.search(function.body) and function.name not in BORROWERS:
+        yield "takes a box's object for alive"
+    if (walk := CLIENTS.search(function.body)) and re.search(
+        HANDED_OUT.format(walk[1]), function.body
+    ):
+        yield "takes a server's client for alive"
+    if TOLD.search(function.body) and path.name != "consumer.h":
+        yield "calls a consumer by itself"
 
 
 def problems(sources: Sources) -> Iterator[str]:
@@ -228,10 +267,6 @@ def problems(sources: Sources) -> Iterator[str]:
         for function in folder.functions[path].values():
             if function.name.endswith("_dealloc") and (bad := _bad_dealloc(function)):
                 found.add(f"{function.name}() {bad}")
-            if "uvt_box_close(" in function.body and function.name not in CLOSERS:
-                found.add(f"{function.name}() closes a box, not its object")
-            if BORROWED.search(function.body) and function.name not in BORROWERS:
-                found.add(f"{function.name}() takes a box's object for alive")
-            if TOLD.search(function.body) and path.name != "consumer.h":
-                found.add(f"{function.name}() calls a consumer by itself")
+            for bad in _bad_borrower(function, path):
+                found.add(f"{function.name}() {bad}")
         yield from (f"{path}: {what}" for what in sorted(found))

@@ -217,6 +217,16 @@ face_of(TulipStream *stream)
     return above != NULL ? above : (PyObject *)stream;
 }
 
+/* Without those that are just going. */
+static int
+append_alive(PyObject *list, TulipStream *stream)
+{
+    PyObject *alive = if_alive(stream);
+    int rc = alive != NULL ? PyList_Append(list, face_of(stream)) : 0;
+    Py_XDECREF(alive);
+    return rc;
+}
+
 PyDoc_STRVAR(clients_doc, "_clients($self, /)\n--\n\nThe open transports, as a list.");
 
 static PyObject *
@@ -229,10 +239,7 @@ server_clients(TulipServer *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     for (stream = self->clients; stream != NULL; stream = stream->next_client) {
-        PyObject *alive = if_alive(stream);
-        int rc = alive != NULL ? PyList_Append(list, face_of(stream)) : 0;
-        Py_XDECREF(alive);
-        if (rc < 0) {
+        if (append_alive(list, stream) < 0) {
             Py_DECREF(list);
             return NULL;
         }
@@ -256,7 +263,7 @@ server_accepting(TulipServer *self, PyObject *Py_UNUSED(ignored))
     for (stream = self->clients; stream != NULL; stream = stream->next_client) {
         if (!(stream->flags & TULIP_CLOSING)
             && tulip_accepted_is_new(self->loop, stream)
-            && PyList_Append(list, face_of(stream)) < 0) {
+            && append_alive(list, stream) < 0) {
             Py_DECREF(list);
             return NULL;
         }

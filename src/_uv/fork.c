@@ -196,9 +196,10 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     UvtState *st = uvt_state(module);
     UvtLoop *loop, *next;
-    uvt_siglock_after_fork(st, true);
-    UVT_MUTEX_AFTER_FORK(st->mutex);
-    UVT_MUTEX_AFTER_FORK(st->graves->mutex);
+    UVT_MUTEX_INIT(st->mutex);
+    UVT_MUTEX_INIT(st->graves->mutex);
+    uvt_low_after_fork(st);
+    uvt_siglock_after_fork(st);
     for (loop = st->loops; loop != NULL; loop = loop->next) {
         free_lock(loop);
     }
@@ -218,14 +219,14 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 before_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    uvt_siglock_before_fork(uvt_state(module));
+    uvt_low_take(uvt_state(module));
     Py_RETURN_NONE;
 }
 
 static PyObject *
 after_fork_in_parent(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    uvt_siglock_after_fork(uvt_state(module), false);
+    uvt_low_give(uvt_state(module));
     Py_RETURN_NONE;
 }
 
@@ -284,14 +285,13 @@ uvt_fork_adopt(UvtLoop *loop)
 {
     UvtCore *core = loop->core;
     struct UvtRestart *restart;
-    UvtLowFds low;
     int rc, again;
     core->forked = false;
     core->pid = getpid();
     core->owner = loop;
     loop->thread_id = 0;
     restart = uvt_inotify_put_off(core);
-    uvt_low_take(&low);
+    uvt_low_take(loop->st);
     rc = uvt_reserve_fill(PATH_MAX + 1);    /* for the name of a watched file */
     if (rc == 0) {
         rc = uv_loop_fork(&core->uv);
@@ -300,7 +300,7 @@ uvt_fork_adopt(UvtLoop *loop)
         rc = uvt_guard_watch_own(core);
     }
     uvt_reserve_empty();
-    uvt_low_give(&low);
+    uvt_low_give(loop->st);
     again = uvt_inotify_restart(core, restart);
     rc = rc < 0 ? rc : again;
     uvt_signals_adopt(core);

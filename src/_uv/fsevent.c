@@ -75,7 +75,6 @@ static int
 start(UvtHandle *self, const char *path, unsigned flags)
 {
     UvtCore *core = self->loop->core;
-    UvtLowFds low;
     int rc = core->uv.inotify_fd < 0 ? uvt_guard_reserve_next(core) : 0;
     if (rc < 0) {
         return rc;
@@ -84,9 +83,9 @@ start(UvtHandle *self, const char *path, unsigned flags)
     if (rc < 0) {
         return rc;
     }
-    uvt_low_take(&low);
+    uvt_low_take(self->st);
     rc = uv_fs_event_start(&self->box->uv.fs_event, on_event, path, flags);
-    uvt_low_give(&low);
+    uvt_low_give(self->st);
     if (rc == 0) {
         uvt_inotify_join(self->box);
         rc = uvt_inotify_watch(core);

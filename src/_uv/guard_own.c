@@ -207,10 +207,9 @@ ask_for_datagrams(uv_loop_t *uv)
 int
 uvt_guard_loop_init(UvtState *st, UvtCore *core)
 {
-    UvtLowFds low;
     int rc, highest;
     bool first = st->siglock.pid == 0;      /* for this module */
-    uvt_low_take(&low);
+    uvt_low_take(st);
     uvt_siglock_before(st);
     rc = try_descriptors(&highest);
     if (rc == 0) {      /* room for the table of watchers, twice as large at most */
@@ -234,6 +233,6 @@ uvt_guard_loop_init(UvtState *st, UvtCore *core)
         }
     }
     uvt_reserve_empty();
-    uvt_low_give(&low);
+    uvt_low_give(st);
     return rc;
 }

@@ -65,8 +65,12 @@ void uvt_reserve_empty(void);
 
 /* ---- lowfds.c: descriptors 0 to 2 ---- */
 
-void uvt_low_take(UvtLowFds *self);
-void uvt_low_give(const UvtLowFds *self);
+/* Around a libuv call, attached or not, and around a fork. */
+void uvt_low_take(UvtState *st);
+void uvt_low_give(UvtState *st);
+/* In the child, where only one thread is left. */
+void uvt_low_after_fork(UvtState *st);
+void uvt_low_setup(UvtState *st);
 /* After a stream was made: libuv's spare descriptor is above 2. */
 void uvt_low_move_spare(uv_loop_t *uv);
 /* Around uv_close: what the second is given is what the first has returned. */
@@ -74,7 +78,6 @@ UVT_CHECKED int uvt_low_begin_close(UvtBox *box);
 void uvt_low_end_close(int fd);
 /* Whether it is one of 0 to 2 and still the file that it was at the start. */
 bool uvt_low_is_standard(const UvtState *st, int fd);
-void uvt_low_remember(UvtState *st);
 
 /* ---- siglock.c: libuv's process-wide lock of signals, a pipe ---- */
 
@@ -82,9 +85,8 @@ void uvt_low_remember(UvtState *st);
  * finds, once, which pipe it is. */
 void uvt_siglock_before(UvtState *st);
 void uvt_siglock_after(UvtState *st, const uv_loop_t *uv);
-/* Before a fork, and after it in both processes. */
-void uvt_siglock_before_fork(UvtState *st);
-void uvt_siglock_after_fork(UvtState *st, bool in_child);
+/* After a fork, in the child. */
+void uvt_siglock_after_fork(UvtState *st);
 /* Before each libuv call that takes the lock: makes the pipe anew when somebody has
  * closed it; UV_EBADF when that cannot be. */
 UVT_CHECKED int uvt_siglock_check(UvtState *st);

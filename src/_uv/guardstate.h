@@ -2,12 +2,15 @@
 #ifndef UVT_GUARDSTATE_H
 #define UVT_GUARDSTATE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
 /* Those of descriptors 0 to 2 that are closed are taken between uvt_low_take and
  * uvt_low_give, so that libuv, which never closes them, makes none of its own there. */
 typedef struct {
+    pthread_mutex_t mutex;      /* with a GIL, too: libuv may be called without it */
+    unsigned users;             /* threads that want them taken */
     bool taken[3];
 } UvtLowFds;
 
@@ -24,8 +27,6 @@ typedef struct {
     int fds[2];
     ino_t inode;
     ino_t stranger;             /* of one that was there before; 0: none */
-    unsigned forks;             /* under way */
-    UvtLowFds low;              /* while there are */
 } UvtSigLock;
 
 #endif

@@ -16,6 +16,7 @@
 
 #include "compat.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #ifdef Py_GIL_DISABLED
@@ -88,11 +89,13 @@ uvt_section_yield(PyObject *lock)
 #define UVT_WEAK_NEW(slot, op) \
     (((slot) = PyWeakref_NewRef((PyObject *)(op), NULL)) != NULL)
 
-/* For what several loops share. */
-#define UVT_MUTEX_MEMBER(name) PyMutex name;
-#define UVT_MUTEX_LOCK(mutex) PyMutex_Lock(&(mutex))
-#define UVT_MUTEX_UNLOCK(mutex) PyMutex_Unlock(&(mutex))
-#define UVT_MUTEX_AFTER_FORK(mutex) ((mutex) = (PyMutex){0})
+/* For what several loops share.  Not a PyMutex: waiting for that would give up the
+ * lock of the loop, where with a GIL no other thread can come in.  Who has one of
+ * these calls nothing of Python's, so that none of its waits can be for who waits. */
+#define UVT_MUTEX_MEMBER(name) pthread_mutex_t name;
+#define UVT_MUTEX_INIT(mutex) ((mutex) = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER)
+#define UVT_MUTEX_LOCK(mutex) (void)pthread_mutex_lock(&(mutex))
+#define UVT_MUTEX_UNLOCK(mutex) (void)pthread_mutex_unlock(&(mutex))
 
 #else
 
@@ -104,9 +107,9 @@ uvt_section_yield(PyObject *lock)
 #define UVT_LOCK_DROP(slot) ((void)0)
 #define UVT_WEAK_NEW(slot, op) true
 #define UVT_MUTEX_MEMBER(name)
+#define UVT_MUTEX_INIT(mutex) ((void)0)
 #define UVT_MUTEX_LOCK(mutex) ((void)0)
 #define UVT_MUTEX_UNLOCK(mutex) ((void)0)
-#define UVT_MUTEX_AFTER_FORK(mutex) ((void)0)
 
 #endif
 

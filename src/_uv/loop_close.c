@@ -34,6 +34,7 @@ uvt_graves_setup(UvtState *st)
         PyErr_NoMemory();
         return -1;
     }
+    UVT_MUTEX_INIT(st->graves->mutex);
     st->graves->users = 1;
     return 0;
 }

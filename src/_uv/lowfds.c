@@ -3,8 +3,8 @@
  * libuv never closes those: it leaks a stream's, and aborts for any other.  What it
  * has for itself is therefore kept away from them, and a handle's is closed here.
  *
- * uvt_low_take and uvt_low_give are for the thread that calls libuv, the rest is
- * for the loop's, attached.
+ * uvt_low_take and uvt_low_give are for any thread, attached or not, the rest is for
+ * the loop's, attached.
  */
 #include "guards.h"
 
@@ -36,12 +36,15 @@ open_anything(void)
     return fd >= 0 ? fd : eventfd(0, EFD_CLOEXEC);
 }
 
+/* Any number of threads may do so at once. */
 void
-uvt_low_take(UvtLowFds *self)
+uvt_low_take(UvtState *st)
 {
+    UvtLowFds *self = &st->low;
+    (void)pthread_mutex_lock(&self->mutex);
+    self->users++;
     for (int fd = 0; fd <= LAST_STANDARD; fd++) {
         int got;
-        self->taken[fd] = false;
         if (fcntl(fd, F_GETFD) >= 0) {
             continue;
         }
@@ -51,16 +54,39 @@ uvt_low_take(UvtLowFds *self)
             (void)close(got);
         }
     }
+    (void)pthread_mutex_unlock(&self->mutex);
 }
 
-void
-uvt_low_give(const UvtLowFds *self)
+static void
+give_all(UvtLowFds *self)
 {
     for (int fd = 0; fd <= LAST_STANDARD; fd++) {
         if (self->taken[fd]) {
+            self->taken[fd] = false;
             (void)close(fd);
         }
     }
+}
+
+void
+uvt_low_give(UvtState *st)
+{
+    UvtLowFds *self = &st->low;
+    (void)pthread_mutex_lock(&self->mutex);
+    if (self->users > 0 && --self->users == 0) {
+        give_all(self);
+    }
+    (void)pthread_mutex_unlock(&self->mutex);
+}
+
+/* Other threads, which this process has not, may be in the middle of something. */
+void
+uvt_low_after_fork(UvtState *st)
+{
+    UvtLowFds *self = &st->low;
+    self->mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    self->users = 0;
+    give_all(self);
 }
 
 /* libuv opens it with the first stream of a loop, for connections that come when
@@ -173,8 +199,9 @@ uvt_low_end_close(int fd)
 /* Those stay open when a handle that has taken one over is closed, as with libuv:
  * Python's own streams still use them. */
 void
-uvt_low_remember(UvtState *st)
+uvt_low_setup(UvtState *st)
 {
+    st->low.mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     for (int fd = 0; fd <= LAST_STANDARD; fd++) {
         struct stat info;
         if (fstat(fd, &info) == 0) {

@@ -130,15 +130,14 @@ os_uptime(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 os_resident_set_memory(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    UvtLowFds low;
+    UvtState *st = uvt_state(module);
     size_t bytes;
     int rc;
-    uvt_low_take(&low);     /* libuv opens a file and closes it. */
+    uvt_low_take(st);       /* libuv opens a file and closes it. */
     rc = uv_resident_set_memory(&bytes);
-    uvt_low_give(&low);
+    uvt_low_give(st);
     if (rc < 0) {
-        return uvt_raise(uvt_state(module), UVT_EXC_UV, rc,
-                         "uv_resident_set_memory");
+        return uvt_raise(st, UVT_EXC_UV, rc, "uv_resident_set_memory");
     }
     return PyLong_FromSize_t(bytes);
 }

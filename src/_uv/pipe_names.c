@@ -93,7 +93,6 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
     UVT_LOCKED(self->lock);
     struct UvtPipeFile *file = NULL;
     PyObject *name;
-    UvtLowFds low;
     int rc;
     if (!uvt_handle_check_free(self, "Pipe.bind")) {
         return NULL;
@@ -115,9 +114,9 @@ uvt_pipe_bind(UvtHandle *self, PyObject *arg)
             return PyErr_NoMemory();
         }
     }
-    uvt_low_take(&low);     /* When it fails, libuv closes the socket. */
+    uvt_low_take(self->st);    /* When it fails, libuv closes the socket. */
     rc = bind_to(&self->box->uv.pipe, name);
-    uvt_low_give(&low);
+    uvt_low_give(self->st);
     Py_DECREF(name);
     if (rc < 0) {
         PyMem_RawFree(file);

@@ -132,15 +132,14 @@ make_threads(UvtState *st)
 {
     uv_loop_t loop;
     uv_work_t work;
-    UvtLowFds low;
-    uvt_low_take(&low);
+    uvt_low_take(st);
     if (uvt_pool_prepare(st) == 0 && uv_loop_init(&loop) == 0) {
         if (uv_queue_work(&loop, &work, do_nothing, on_nothing_done) == 0) {
             (void)uv_run(&loop, UV_RUN_DEFAULT);
         }
         (void)uv_loop_close(&loop);
     }
-    uvt_low_give(&low);
+    uvt_low_give(st);
 }
 
 #ifdef __GLIBC__
@@ -217,18 +216,15 @@ pool_new(void)
 {
     UvtPool *self = PyMem_RawCalloc(1, sizeof(UvtPool));
     if (self == NULL) {
-        PyErr_NoMemory();
         return NULL;
     }
     if (uv_mutex_init(&self->mutex) < 0) {
         PyMem_RawFree(self);
-        PyErr_NoMemory();
         return NULL;
     }
     if (uv_cond_init(&self->idle) < 0) {
         uv_mutex_destroy(&self->mutex);
         PyMem_RawFree(self);
-        PyErr_NoMemory();
         return NULL;
     }
     self->interp = PyInterpreterState_Get();
@@ -252,6 +248,7 @@ uvt_pool_get(UvtState *st)
     }
     UVT_MUTEX_UNLOCK(st->mutex);
     if (self == NULL) {
+        PyErr_NoMemory();
         return NULL;
     }
     uv_mutex_lock(&self->mutex);

@@ -179,30 +179,15 @@ uvt_siglock_after(UvtState *st, const uv_loop_t *uv)
 
 /* ---- a fork ---- */
 
-/* In the child libuv closes its pipe and makes another, which has to stay above
- * descriptor 2: libuv aborts at the end of a process that has it there. */
+/* In the child libuv closes its pipe and makes another.  Its ends have the same
+ * numbers, or lower ones. */
 void
-uvt_siglock_before_fork(UvtState *st)
-{
-    UVT_MUTEX_LOCK(st->mutex);
-    if (st->siglock.pid != 0 && st->siglock.forks++ == 0) {
-        uvt_low_take(&st->siglock.low);
-    }
-    UVT_MUTEX_UNLOCK(st->mutex);
-}
-
-/* The child's ends have the same numbers, or lower ones. */
-void
-uvt_siglock_after_fork(UvtState *st, bool in_child)
+uvt_siglock_after_fork(UvtState *st)
 {
     UvtSigLock *lock = &st->siglock;
     struct stat info;
     UVT_MUTEX_LOCK(st->mutex);
-    if (lock->forks > 0 && (in_child || lock->forks == 1)) {
-        uvt_low_give(&lock->low);
-    }
-    lock->forks = in_child || lock->forks == 0 ? 0 : lock->forks - 1;
-    if (in_child && lock->known) {
+    if (lock->known) {
         if (is_lock(lock->fds[0], lock->fds[1], &info)) {
             lock->inode = info.st_ino;
         }

@@ -409,7 +409,6 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
 {
     struct sigaction before;
     UvtBlocking blocking;
-    UvtLowFds low;
     UvtLoop *loop;
     int rc;
     if (!uvt_handle_init_begin(self, (PyObject *)loop_arg, UV_PROCESS,
@@ -418,10 +417,10 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
     }
     uvt_sigchld_save(&before);
     blocking = uvt_blocking_begin(loop);
-    uvt_low_take(&low);
+    uvt_low_take(loop->st);
     rc = uv_spawn(&loop->core->uv, (uv_process_t *)&self->box->uv,
                   &spawn->options);
-    uvt_low_give(&low);
+    uvt_low_give(loop->st);
     uvt_blocking_end(loop, blocking);
     if (uvt_handle_init_done(self, loop, 0, "uv_spawn") < 0) {
         return -1;

@@ -58,7 +58,6 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
     UVT_LOCKED(uvt_lock_of_init(self->st, args, kwds));
     static char *names[] = {"loop", "fd", "readable", NULL};
     PyObject *loop_arg, *fd_arg, *readable;
-    UvtLowFds low;
     UvtLoop *loop;
     int fd, rc;
 
@@ -69,7 +68,7 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
                                   sizeof(uv_tty_t), &loop)) {
         return -1;
     }
-    uvt_low_take(&low);
+    uvt_low_take(self->st);
     if (isatty(fd)) {
         rc = init_terminal(loop, &self->box->uv.tty, fd);
     }
@@ -79,7 +78,7 @@ tty_init(UvtHandle *self, PyObject *args, PyObject *kwds)
             rc = uv_tty_init(&loop->core->uv, &self->box->uv.tty, fd, 0);
         }
     }
-    uvt_low_give(&low);
+    uvt_low_give(self->st);
     if (uvt_handle_init_done(self, loop, rc, "uv_tty_init") < 0) {
         return -1;
     }

@@ -68,8 +68,9 @@ module_exec(PyObject *module)
 {
     UvtState *st = uvt_state(module);
     st->module = module;
+    UVT_MUTEX_INIT(st->mutex);
+    uvt_low_setup(st);
     st->str_excepthook = PyUnicode_InternFromString("excepthook");
-    uvt_low_remember(st);
     st->str_ident = PyUnicode_InternFromString("ident");
     if (st->str_excepthook == NULL || st->str_ident == NULL
         || import_name(&st->set_wakeup_fd, "signal", "set_wakeup_fd") < 0

@@ -99,6 +99,7 @@ typedef struct UvtState {
     _Atomic pid_t pool_pid;         /* the process that used libuv's pool, or 0 */
     struct UvtGraves *graves;       /* counted; see loop.h */
     UvtSigLock siglock;             /* of the process */
+    UvtLowFds low;                  /* as well */
     UvtFileId standard[3];          /* what 0 to 2 were at the import */
     bool stat_float_times;          /* fs.stat_float_times() */
     struct UvtLoop *loops;          /* the open ones (fork.c); borrowed */

@@ -134,6 +134,9 @@ def test_refused(refusing_port, no_leak):
 def test_an_error_leaves_no_cycles(refusing_port):
     """Neither the error nor its traceback has to wait for the collector."""
 
+    def errors():
+        return [o for o in gc.get_objects() if isinstance(o, OSError)]
+
     async def main():
         loop = asyncio.get_running_loop()
         port = refusing_port
@@ -149,12 +152,13 @@ def test_an_error_leaves_no_cycles(refusing_port):
             await turns()
             gc.collect()
             gc.disable()
+            # A class of another test, which CPython 3.13t never frees, may keep some.
+            before = errors()
             try:
                 with contextlib.suppress(OSError):
                     await loop.create_connection(Recorder, "127.0.0.1", port, **kwargs)
                 await turns()
-                left = [o for o in gc.get_objects() if isinstance(o, OSError)]
-                assert left == []
+                assert [o for o in errors() if not any(o is b for b in before)] == []
             finally:
                 gc.enable()
 

@@ -100,6 +100,9 @@ def test_each_deallocation_that_waits_while_it_is_tracked():
         text = SOURCES[path].replace(found[0], body[:begin] + lock + body[begin:])
         (problem,) = problems({**SOURCES, path: text})
         assert f"{found[1]}() takes the lock before it untracks" in problem
+        without = SOURCES[path].replace(found[0], found[0].replace(lock, ""))
+        (problem,) = problems({**SOURCES, path: without})
+        assert f"{found[1]}() has no UVT_LOCKED" in problem
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,48 @@ def test_each_deallocation_that_waits_while_it_is_tracked():
             "uvt_loop_close() closes a box",
         ),
         ("src/_uv/guard.c", "uvt_box_end(box)", "uvt_box_close(box)", "closes a box"),
+        (
+            "src/_uv/handle.c",
+            "        box_detach(box);\n        uvt_box_close(box);",
+            "        uvt_box_close(box);",
+            "uvt_box_end() closes a box whose object may still point to it",
+        ),
+        (
+            "src/_uv/handle.c",
+            "        box->owner = NULL;\n        self->box = NULL;",
+            "",
+            "uvt_handle_dealloc() closes a box whose object may still point to it",
+        ),
+        (
+            "src/_uv/handle.c",
+            "    old->owner = NULL;\n",
+            "",
+            "uvt_handle_renew() closes a box whose object may still point to it",
+        ),
+        (
+            "src/_uv/run.c",
+            "        if (box->owner == NULL) {\n            uvt_box_close",
+            "        {\n            uvt_box_close",
+            "close_orphans() closes a box whose object may still point to it",
+        ),
+        (
+            "src/_uv/loop_close.c",
+            "            box->owner = NULL;\n",
+            "",
+            "core_free() closes a box whose object may still point to it",
+        ),
+        (
+            "src/_transports/server.c",
+            "append_alive(list, stream) < 0",
+            "PyList_Append(list, face_of(stream)) < 0",
+            "server_clients() takes a server's client for alive",
+        ),
+        (
+            "src/_transports/server.c",
+            "&& append_alive(list, stream) < 0",
+            "&& PyList_Append(list, face_of(stream)) < 0",
+            "server_accepting() takes a server's client for alive",
+        ),
         (
             "src/_uv/handle.c",
             "self = uvt_box_owner(box);\n",
