@@ -25,7 +25,6 @@
 #include "uvpoll.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -210,11 +209,7 @@ static bool
 watch(UvtCore *core, UvtChild *self)
 {
 #ifdef SYS_pidfd_open
-    int fd = (int)syscall(SYS_pidfd_open, self->pid, 0), low = fd;
-    if (fd >= 0 && fd <= 2) {
-        fd = fcntl(low, F_DUPFD_CLOEXEC, 3);
-        (void)close(low);
-    }
+    int fd = (int)syscall(SYS_pidfd_open, self->pid, 0);
     if (fd < 0) {
         return false;
     }
@@ -463,6 +458,7 @@ uvt_child_begin(UvtLoop *loop, UvtBox *box, const struct sigaction *before)
     UvtCore *core = loop->core;
     UvtChildren *children = core->children;
     UvtChild *self = children->spare;
+    bool watched;
     children->spare = NULL;
     if (core->uv.child_watcher.signal_cb != on_sigchld) {
         children->libuv_cb = core->uv.child_watcher.signal_cb;
@@ -478,7 +474,10 @@ uvt_child_begin(UvtLoop *loop, UvtBox *box, const struct sigaction *before)
     children->first = self;
     as_process(box)->child = self;
     give_back_sigchld(core, before);
-    if (!watch(core, self)) {
+    uvt_low_take(loop->st);
+    watched = watch(core, self);
+    uvt_low_give(loop->st);
+    if (!watched) {
         ask_for_it(children);
     }
 }

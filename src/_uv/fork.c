@@ -300,8 +300,8 @@ uvt_fork_adopt(UvtLoop *loop)
         rc = uvt_guard_watch_own(core);
     }
     uvt_reserve_empty();
-    uvt_low_give(loop->st);
     again = uvt_inotify_restart(core, restart);
+    uvt_low_give(loop->st);
     rc = rc < 0 ? rc : again;
     uvt_signals_adopt(core);
     give_up_jobs(core);

@@ -79,12 +79,11 @@ start(UvtHandle *self, const char *path, unsigned flags)
     if (rc < 0) {
         return rc;
     }
-    rc = uvt_inotify_begin(core);
-    if (rc < 0) {
-        return rc;
-    }
     uvt_low_take(self->st);
-    rc = uv_fs_event_start(&self->box->uv.fs_event, on_event, path, flags);
+    rc = uvt_inotify_begin(core);
+    if (rc == 0) {
+        rc = uv_fs_event_start(&self->box->uv.fs_event, on_event, path, flags);
+    }
     uvt_low_give(self->st);
     if (rc == 0) {
         uvt_inotify_join(self->box);

@@ -314,11 +314,10 @@ uvt_guard_made(UvtHandle *self)
 int
 uvt_guard_reserve_next(UvtCore *core)
 {
-    int rc, fd = fcntl(core->uv.backend_fd, F_DUPFD_CLOEXEC, 0);
+    int rc, fd = uvt_low_next_fd(core->owner->st, core->uv.backend_fd);
     if (fd < 0) {
         return uv_translate_sys_error(errno);
     }
-    close(fd);
     rc = uvt_guard_reserve(&core->uv, fd + NUMBERS_AHEAD);
     if (rc == 0) {
         uvt_guard_fresh_fd(core, fd);

@@ -71,8 +71,11 @@ void uvt_low_give(UvtState *st);
 /* In the child, where only one thread is left. */
 void uvt_low_after_fork(UvtState *st);
 void uvt_low_setup(UvtState *st);
-/* After a stream was made: libuv's spare descriptor is above 2. */
-void uvt_low_move_spare(uv_loop_t *uv);
+/* Before a stream is made: true, and taken, if they are to be given back. */
+bool uvt_low_take_for_stream(UvtLoop *loop);
+/* The number that the next descriptor gets, asked for by a duplicate of one; or -1
+ * with errno. */
+UVT_CHECKED int uvt_low_next_fd(UvtState *st, int fd);
 /* Around uv_close: what the second is given is what the first has returned. */
 UVT_CHECKED int uvt_low_begin_close(UvtBox *box);
 void uvt_low_end_close(int fd);

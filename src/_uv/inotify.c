@@ -13,7 +13,6 @@
 #include "uvpoll.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,11 +190,6 @@ uvt_inotify_begin(UvtCore *core)
         return UV_ENOMEM;
     }
     fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-    if (fd >= 0 && fd <= 2) {
-        int low = fd;
-        fd = fcntl(low, F_DUPFD_CLOEXEC, 3);
-        (void)close(low);
-    }
     if (fd < 0) {
         rc = uv_translate_sys_error(errno);
         PyMem_RawFree(self);

@@ -79,6 +79,20 @@ uvt_low_give(UvtState *st)
     (void)pthread_mutex_unlock(&self->mutex);
 }
 
+/* None of them is seen to be in use meanwhile. */
+int
+uvt_low_next_fd(UvtState *st, int fd)
+{
+    int next;
+    (void)pthread_mutex_lock(&st->low.mutex);
+    next = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (next >= 0) {
+        (void)close(next);
+    }
+    (void)pthread_mutex_unlock(&st->low.mutex);
+    return next;
+}
+
 /* Other threads, which this process has not, may be in the middle of something. */
 void
 uvt_low_after_fork(UvtState *st)
@@ -89,16 +103,16 @@ uvt_low_after_fork(UvtState *st)
     give_all(self);
 }
 
-/* libuv opens it with the first stream of a loop, for connections that come when
- * there is no descriptor left; it can do without. */
-void
-uvt_low_move_spare(uv_loop_t *uv)
+/* libuv opens its spare descriptor with the first stream of a loop, for connections
+ * that come when there is no other left; it can do without. */
+bool
+uvt_low_take_for_stream(UvtLoop *loop)
 {
-    int fd = uv->emfile_fd;
-    if (is_low(fd)) {
-        uv->emfile_fd = fcntl(fd, F_DUPFD_CLOEXEC, LAST_STANDARD + 1);
-        (void)close(fd);
+    bool first = loop->core->uv.emfile_fd < 0;
+    if (first) {
+        uvt_low_take(loop->st);
     }
+    return first;
 }
 
 /* ---- closing handles ---- */

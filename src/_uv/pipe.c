@@ -15,13 +15,17 @@ static int
 pipe_setup_handle(UvtHandle *self, PyObject *loop_arg, int ipc)
 {
     UvtLoop *loop;
+    bool low;
     int rc;
     if (!uvt_handle_init_begin(self, loop_arg, UV_NAMED_PIPE, UVT_EXC_PIPE,
                                sizeof(uv_pipe_t), &loop)) {
         return -1;
     }
+    low = uvt_low_take_for_stream(loop);
     rc = uv_pipe_init(&loop->core->uv, &self->box->uv.pipe, ipc);
-    uvt_low_move_spare(&loop->core->uv);
+    if (low) {
+        uvt_low_give(self->st);
+    }
     return uvt_handle_init_done(self, loop, rc, "uv_pipe_init");
 }
 

@@ -94,12 +94,15 @@ place(int fd, int number, ino_t inode)
 }
 
 static bool
-make_anew(UvtSigLock *lock)
+make_anew(UvtState *st)
 {
+    UvtSigLock *lock = &st->siglock;
     int fds[2];
     struct stat info;
     bool done;
+    uvt_low_take(st);
     if (pipe2(fds, O_CLOEXEC) < 0) {
+        uvt_low_give(st);
         return false;
     }
     /* Neither of the two may be where the other has to go. */
@@ -116,6 +119,7 @@ make_anew(UvtSigLock *lock)
             (void)close(fds[i]);
         }
     }
+    uvt_low_give(st);
     if (done) {
         lock->inode = info.st_ino;
     }
@@ -128,7 +132,7 @@ uvt_siglock_check(UvtState *st)
     UvtSigLock *lock = &st->siglock;
     int rc = 0;
     UVT_MUTEX_LOCK(st->mutex);
-    if (lock->known && !is_intact(lock) && !make_anew(lock)) {
+    if (lock->known && !is_intact(lock) && !make_anew(st)) {
         rc = UV_EBADF;
     }
     UVT_MUTEX_UNLOCK(st->mutex);
@@ -151,7 +155,7 @@ uvt_siglock_before(UvtState *st)
         }
     }
     else if (lock->known && !is_intact(lock)) {
-        (void)make_anew(lock);      /* before its numbers are the new loop's */
+        (void)make_anew(st);        /* before its numbers are the new loop's */
     }
     UVT_MUTEX_UNLOCK(st->mutex);
 }

@@ -16,16 +16,20 @@ static int
 tcp_setup_handle(UvtHandle *self, PyObject *loop_arg, unsigned flags)
 {
     UvtLoop *loop;
+    bool low;
     int rc;
     if (!uvt_handle_init_begin(self, loop_arg, UV_TCP, UVT_EXC_TCP,
                                sizeof(uv_tcp_t), &loop)) {
         return -1;
     }
+    low = uvt_low_take_for_stream(loop);
     rc = uv_tcp_init_ex(&loop->core->uv, &self->box->uv.tcp, flags);
+    if (low) {
+        uvt_low_give(self->st);
+    }
     if (uvt_handle_init_done(self, loop, rc, "uv_tcp_init_ex") < 0) {
         return -1;
     }
-    uvt_low_move_spare(&loop->core->uv);
     rc = uvt_guard_fresh(self);
     if (rc < 0) {
         uvt_handle_raise(self, rc, "uv_tcp_init_ex");
