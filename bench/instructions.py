@@ -1,51 +1,44 @@
 """User-space instructions per request of the echo servers, under callgrind.
 
-    python instructions.py [--loops uvloop,uvtulip] [--kind protocol]
-                           [--connections 64] [--size 1024]
+    python instructions.py [--loops uvloop,uvtulip] [--kinds tcp-100,streams]
+                           [--requests 10000]
 
-Unlike times, instruction counts do not change with what else the machine does.
-Each server runs twice, for two numbers of requests; the difference leaves out
-start-up.  Needs valgrind, and `make` first.  "limit" is the C server.
+The kinds are the workloads of compare.py that answer requests.  Unlike times,
+instruction counts do not change with what else the machine does.  Each server runs
+twice, for two numbers of requests; the difference leaves out start-up.  Needs
+valgrind, and `make` first.  "limit" is the C server.
 """
 
 import argparse
-import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+import compare
+
+CALLGRIND = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+# What takes longer is done less often.
+SHARE = {"churn": 0.2, "tls": 0.25}
 
 
-def count(loop, kind, connections, size, requests):
+def count(loop, workload, requests):
     """Instructions of a server that answers about `requests` requests; both."""
-    transport = "udp" if kind == "udp" else "tcp"
-    if loop == "limit":
-        command = [os.path.join(HERE, "limit"), "echo", transport, "0", "65536"]
-    else:
-        command = [sys.executable, os.path.join(HERE, "servers.py"),
-                   "--loop", loop, "--kind", kind]
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(
-            ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
-             *command], cwd=HERE, stdout=subprocess.PIPE, stderr=log)
-        try:
-            line = server.stdout.readline().decode()
-            if not line.startswith("READY"):
-                sys.exit("%s: no server" % loop)
-            load = subprocess.run(
-                [os.path.join(HERE, "load"), "echo", transport, line.split()[1],
-                 "-c", str(connections), "-s", str(size), "-w", "0",
-                 "-n", str(requests)], stdout=subprocess.PIPE, check=True)
-            done = int(re.search(rb'"requests": (\d+)', load.stdout)[1])
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
-            server.stdout.close()
-        log.seek(0)
-        found = re.search(rb"Collected : (\d+)", log.read())
+    _, kind, transport, mode, options, _ = workload
+    server = compare.Server(loop, kind, transport, mode, under=CALLGRIND)
+    try:
+        load = subprocess.run(
+            [compare.HERE + "/load", mode, transport, server.address,
+             "-w", "0", "-n", str(requests), *options.split()],
+            stdout=subprocess.PIPE, check=True)
+        done = int(re.search(rb'"requests": (\d+)', load.stdout)[1])
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait()
+        server.errors.seek(0)
+        found = re.search(rb"Collected : (\d+)", server.errors.read())
+    finally:
+        server.stop()
     if not found:
         sys.exit("%s: callgrind gave no count" % loop)
     return int(found[1]), done
@@ -56,18 +49,24 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loops", default="limit,uvloop,uvtulip")
-    parser.add_argument("--kind", default="protocol")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--kinds", default="tcp-100,buffered,streams,udp,churn")
     parser.add_argument("--requests", type=int, default=10000)
     args = parser.parse_args()
-    for loop in args.loops.split(","):
-        few, n_few = count(loop, args.kind, args.connections, args.size,
-                           args.requests)
-        many, n_many = count(loop, args.kind, args.connections, args.size,
-                             args.requests * 4)
-        print("%-12s %6.0f instructions per request"
-              % (loop, (many - few) / (n_many - n_few)), flush=True)
+    workloads = {w[0]: w for w in compare.NET if w[3] in ("echo", "churn")}
+    unknown = [k for k in args.kinds.split(",") if k not in workloads]
+    if unknown:
+        parser.error("no such kind: %s" % ", ".join(unknown))
+    with tempfile.TemporaryDirectory() as compare.SCRATCH:
+        compare.make_certificate()
+        for name in args.kinds.split(","):
+            workload = workloads[name]
+            requests = int(args.requests * SHARE.get(workload[3], 1)
+                           * SHARE.get(workload[2], 1))
+            for loop in args.loops.split(","):
+                few, n_few = count(loop, workload, requests)
+                many, n_many = count(loop, workload, requests * 4)
+                print("%-12s %-10s %9.0f instructions per request"
+                      % (name, loop, (many - few) / (n_many - n_few)), flush=True)
 
 
 if __name__ == "__main__":
