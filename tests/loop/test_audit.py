@@ -6,8 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 from aiosupport import LIMIT, check_script
 
 PRELUDE = """
@@ -156,9 +154,6 @@ async def main():
 """
 
 
-@pytest.mark.skipif(
-    sys.version_info[:3] <= (3, 11, 2), reason="other texts in asyncio of 3.11.2"
-)
 def test_what_is_set_up_and_refused():
     theirs, ours = (
         # Until Python 3.12 the text for bind() has no number.

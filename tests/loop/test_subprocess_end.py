@@ -571,7 +571,8 @@ def test_pipe_that_cannot_be_connected(failing):
 
 
 @pytest.mark.skipif(
-    sys.version_info[:3] <= (3, 11, 2), reason="Popen of 3.11.2 leaks some itself"
+    sys.version_info[:3] <= (3, 11, 2),
+    reason="subprocess.Popen of 3.11.2 does not close its pipes when it fails",
 )
 def test_running_out_of_descriptors():
     """Whichever of the pipes, of Popen's own or of ours is the last straw."""

@@ -1,9 +1,9 @@
 """How a server's TLS connections are made: what a program has changed counts."""
 
 import asyncio
+import contextlib
 import gc
 import ssl
-import sys
 import weakref
 
 import pytest
@@ -112,9 +112,6 @@ def test_connections_at_the_same_time():
     run(main())
 
 
-@pytest.mark.skipif(
-    sys.version_info[:3] <= (3, 11, 2), reason="ssl of 3.11.2 does not raise it"
-)
 def test_a_callback_of_the_context_that_raises():
     """Inside of OpenSSL nothing can be raised: the call that it is in does, or the
     handshake when it is done."""
@@ -133,9 +130,11 @@ def test_a_callback_of_the_context_that_raises():
         made = []
         server, sock = await serve_one(lambda: made.append(Echo()) or made[-1], context)
         with TLSPeer(sock, client_context(), False) as peer:
-            with pytest.raises((ssl.SSLError, ConnectionError)):
+            # In TLS 1.3 the client is done before the server is; some versions of
+            # `ssl` take the end without a closing message for an error.
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
                 await peer.handshake()
-                await peer.rest()
+                assert await peer.rest() == b""
         await until(lambda: contexts)
         assert isinstance(contexts[0]["exception"], ZeroDivisionError)
         assert len(made) == 1
