@@ -160,6 +160,9 @@ tulip_queue_done(TulipStream *self)
             return;
         }
     }
+    if (self->flags & TULIP_IN_CALLBACK) {
+        return;
+    }
     tulip_stream_flush_later(self);
     tulip_loop_wake_if_polling(self->loop);
 }

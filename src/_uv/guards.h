@@ -13,6 +13,12 @@
  * handle behind one that cannot be registered is told, which may run Python code.
  * Whether there was one. */
 bool uvt_guard_watchers(UvtCore *core);
+/* Whether something is; the queue is linked to itself while it is empty. */
+static inline bool
+uvt_guard_any_watcher(const UvtCore *core)
+{
+    return *(const void *const *)&core->uv.watcher_queue != &core->uv.watcher_queue;
+}
 /* Registers what the handle watches now, if that is new.  A libuv status; the
  * caller stops watching when it is below 0. */
 UVT_CHECKED int uvt_guard_watch(UvtBox *box);

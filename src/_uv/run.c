@@ -77,8 +77,8 @@ on_before_poll(uv_prepare_t *uv)
     if (core->reserve > 0) {
         (void)uvt_reserve_fill(core->reserve);
     }
-    if (uvt_guard_watchers(core) && !core->lost && !core->forked
-        && !uvt_guard_intact(core)) {
+    if (uvt_guard_any_watcher(core) && uvt_guard_watchers(core) && !core->lost
+        && !core->forked && !uvt_guard_intact(core)) {
         uvt_guard_give_up(core);
     }
     if (self->mode == UV_RUN_NOWAIT || core->lost) {
