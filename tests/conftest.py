@@ -10,6 +10,7 @@ import os
 import pathlib
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,8 +21,16 @@ from limits import TEST as LIMIT
 stderr = pytest.StashKey[int]()
 
 
+# What a Python ignores by itself, unless it was configured with --with-pydebug.
+IGNORED = ("Deprecation", "PendingDeprecation", "Import", "Resource")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     signaldefaults.restore()
+    if hasattr(sys, "gettotalrefcount"):
+        os.environ.setdefault(
+            "PYTHONWARNINGS", ",".join(f"ignore::{name}Warning" for name in IGNORED)
+        )
     # Output is not being captured at this moment: keep the real stderr.
     config.stash[stderr] = os.dup(2)
 

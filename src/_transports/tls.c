@@ -22,6 +22,10 @@ tulip_tls_leave(TulipTLS *self)
         if (engine != NULL) {
             uvt_tls_free(engine);
         }
+        if (self->flags & TLS_LET_GO) {
+            Py_SETREF(self->ssl_object, Py_NewRef(Py_None));
+            Py_SETREF(self->ssl_context, Py_NewRef(Py_None));
+        }
     }
 }
 
@@ -265,7 +269,8 @@ PyDoc_STRVAR(close_doc,
 "close($self, /)\n--\n\n"
 "Read no more, send what was written and close_notify, wait for the peer's for\n"
 "ssl_shutdown_timeout at most, then close what is below and call\n"
-"connection_lost().");
+"connection_lost().  When it is closing already, let the context and the\n"
+"SSLObject go with the connection.");
 
 static PyObject *
 tls_close(TulipTLS *self, PyObject *Py_UNUSED(ignored))
@@ -280,7 +285,13 @@ tls_close(TulipTLS *self, PyObject *Py_UNUSED(ignored))
     if (!tulip_tls_check_thread(self)) {
         return NULL;
     }
+    /* asyncio's transport lets its protocol go then, and with it the context. */
+    if (self->flags & TLS_CLOSED) {
+        self->flags |= TLS_LET_GO;
+    }
+    tulip_tls_enter(self);
     tulip_tls_begin_close(self);
+    tulip_tls_leave(self);
     Py_RETURN_NONE;
 }
 

@@ -54,6 +54,7 @@ enum {
     TLS_SERVER = 1 << 19,       /* the peer begins the handshake */
     TLS_PEER_DONE = 1 << 20,    /* its close_notify was read */
     TLS_LOOKS = 1 << 21,        /* a callback looks whether writing may go on */
+    TLS_LET_GO = 1 << 22,       /* close() was called once more than needed */
 };
 
 /* Plaintext that waits: bytes objects, and the parts of them. */
@@ -75,7 +76,7 @@ typedef struct TulipTLS {
     UvtTls *engine;             /* NULL once lost */
     const UvtTlsBackend *backend;   /* the engine's */
     PyObject *ssl_context;      /* as it was given */
-    PyObject *ssl_object;       /* the engine's, for life */
+    PyObject *ssl_object;       /* the engine's; None once let go */
     PyObject *protocol;         /* NULL after connection_lost */
     PyObject *receive;          /* data_received or buffer_updated, or NULL */
     PyObject *get_buffer;

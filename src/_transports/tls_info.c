@@ -26,14 +26,17 @@ certificate(TulipTLS *self)
 static PyObject *
 ask_any_time(TulipTLS *self, PyObject *name)
 {
+    if (PyUnicode_CompareWithASCIIString(name, "tls_backend") == 0) {
+        return PyUnicode_FromString(self->backend->name);
+    }
+    if (self->ssl_object == Py_None) {
+        return NULL;
+    }
     if (PyUnicode_CompareWithASCIIString(name, "ssl_object") == 0) {
         return Py_NewRef(self->ssl_object);
     }
     if (PyUnicode_CompareWithASCIIString(name, "sslcontext") == 0) {
         return Py_NewRef(self->ssl_context);
-    }
-    if (PyUnicode_CompareWithASCIIString(name, "tls_backend") == 0) {
-        return PyUnicode_FromString(self->backend->name);
     }
     return NULL;
 }
@@ -80,7 +83,8 @@ tulip_tls_get_extra_info(TulipTLS *self, PyObject *args, PyObject *kwds)
     }
     if (found == NULL && !PyErr_Occurred() && PyUnicode_Check(name)) {
         found = ask_any_time(self, name);
-        if (found == NULL && (self->flags & TLS_CONNECTED)) {
+        if (found == NULL && (self->flags & TLS_CONNECTED)
+            && self->ssl_object != Py_None) {
             found = ask_connected(self, name);
         }
     }

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 import ssl
+import weakref
 
 import pytest
 
@@ -60,6 +61,37 @@ def test_close(version):
             assert await protocol.lost is None
             # The end of TLS comes before the end of TCP.
             assert await peer.fill() is False
+
+    run(main())
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_second_close_lets_the_context_go(again):
+    """With the connection, though the protocol keeps the transport, as asyncio does."""
+
+    async def main():
+        protocol = Events()
+        context = client_context()
+        left = weakref.ref(context)
+        transport, peer = await client_side(protocol, context)
+        del context
+        with peer:
+            transport.close()
+            if again:
+                transport.close()
+            assert transport.get_extra_info("ssl_object") is not None
+            await peer.unwrap()
+            assert await protocol.lost is None
+        gc.collect()
+        assert (left() is None) is again
+        assert (transport.get_extra_info("sslcontext") is None) is again
+        assert (transport.get_extra_info("cipher") is None) is again
+        transport.close()
+        gc.collect()
+        assert left() is None
+        for name in ("ssl_object", "sslcontext", "peercert", "peer_certificate"):
+            assert transport.get_extra_info(name, name) == name
+        assert transport.get_extra_info("tls_backend") is not None
 
     run(main())
 
