@@ -12,6 +12,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 struct UvtPool {
@@ -160,8 +161,37 @@ leave_threads_behind(void)
 }
 #else
 static void
+end_library(void *began)
+{
+    uv_sem_post(began);
+    uv_library_shutdown();
+}
+
+/* Longer than a thread takes from one call to the next. */
+#define MOMENT_NS 50000000
+
+/* libuv comes to its end only once: another thread does, and waits in our place. */
+static void
+end_library_elsewhere(void)
+{
+    struct timespec moment = {.tv_nsec = MOMENT_NS};
+    uv_sem_t began;
+    uv_thread_t thread;
+    if (uv_sem_init(&began, 0) == 0
+        && uv_thread_create(&thread, end_library, &began) == 0) {
+        uv_sem_wait(&began);
+        (void)nanosleep(&moment, NULL);
+    }
+}
+
+/* Other C libraries tell nobody the status that the process is to end with.  Up to
+ * 1.44, libuv would come to its end a second time. */
+static void
 leave_threads_behind(void)
 {
+    if (uv_version() >= 0x012D00) {
+        (void)atexit(end_library_elsewhere);
+    }
 }
 #endif
 
