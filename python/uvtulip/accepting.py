@@ -15,7 +15,7 @@ from asyncio import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from contextvars import Context
     from typing import Any
 
@@ -25,32 +25,56 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 0.005
 
 
-class Accepting(asyncio.Future[None]):
-    """Pending while connections are being accepted; cancel() closes them."""
+class Accepting:
+    """Pending while connections are being accepted; cancel() closes them.
+
+    What asyncio asks of a future is asked of the present one: there is another each
+    time that the server accepts again.
+    """
+
+    _asyncio_future_blocking = False
 
     def __init__(self, server: Server) -> None:
-        super().__init__(loop=server.get_loop())
-        super().set_result(None)
+        self._loop = server.get_loop()
+        self._future: asyncio.Future[None] = asyncio.Future(loop=self._loop)
+        self._future.set_result(None)
         self._server = weakref.ref(server)
         tasks._register_task(self)  # type: ignore[arg-type]
 
+    def __repr__(self) -> str:
+        state = "done" if self._future.done() else "pending"
+        return f"<{type(self).__name__} {state} server={self._server()!r}>"
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._look()
+        return self._future.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_future":
+            raise AttributeError(name)
+        self._update()
+        return getattr(self._future, name)
+
     def _transports(self) -> list[asyncio.Transport]:
         server = self._server()
-        if server is None or self.get_loop().is_closed():
+        if server is None or self._loop.is_closed():
             return []
         return [each for each in server._accepting() if not each.is_closing()]
 
     def _update(self) -> list[asyncio.Transport]:
         transports = self._transports()
-        if transports and super().done():
-            super().__init__(loop=self.get_loop())
-        elif not transports and not super().done():
-            super().set_result(None)
+        if transports and self._future.done():
+            self._future = asyncio.Future(loop=self._loop)
+        elif not transports and not self._future.done():
+            self._future.set_result(None)
         return transports
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
 
     def done(self) -> bool:
         self._update()
-        return super().done()
+        return self._future.done()
 
     def cancel(self, msg: Any | None = None) -> bool:
         transports = self._update()
@@ -58,18 +82,17 @@ class Accepting(asyncio.Future[None]):
             return False
         for transport in transports:
             transport.close()
-        return super().cancel(msg)
+        return self._future.cancel(msg)
 
     def add_done_callback(
         self, callback: Callable[[Any], object], /, *, context: Context | None = None
     ) -> None:
-        self._update()
-        super().add_done_callback(callback, context=context)
         self._look()
+        self._future.add_done_callback(callback, context=context)
 
     def _look(self) -> None:
         if self._update():
-            self.get_loop().call_later(_LOOK_AGAIN, self._look)
+            self._loop.call_later(_LOOK_AGAIN, self._look)
 
     # ---- what a task has beside ----
 
@@ -92,7 +115,7 @@ class Accepting(asyncio.Future[None]):
         print(f"{self!r} accepts connections", file=file)
 
     def cancelling(self) -> int:
-        return int(self.cancelled())
+        return int(self._future.cancelled())
 
     def uncancel(self) -> int:
         return 0
