@@ -54,6 +54,7 @@ typedef struct UvtChildren {
     UvtChild *first;
     UvtChild *spare;            /* for the child that is being started */
     uv_signal_cb libuv_cb;      /* of SIGCHLD */
+    bool foreign;               /* SIGCHLD is that of another user of libuv */
     bool ignored;               /* SIGCHLD was, and is to be again */
     struct sigaction before;    /* so */
 } UvtChildren;
@@ -278,7 +279,7 @@ static void
 reap(UvtCore *core)
 {
     uv_signal_t *watcher = &core->uv.child_watcher;
-    if (watcher->caught_signals != watcher->dispatched_signals) {
+    if (uvt_sigchld_pending(core)) {
         on_sigchld(watcher, SIGCHLD);
     }
 }
@@ -364,6 +365,10 @@ on_after_poll(uv_check_t *uv)
     if (core->forked) {
         return;         /* They are the parent's children. */
     }
+    uvt_signals_look(core);     /* Those come first. */
+    if (core->forked || core->lost || core->children == NULL) {
+        return;
+    }
     reap(core);
     sort_out(core->children);
     update(core);
@@ -422,7 +427,7 @@ uvt_children_prepare(UvtLoop *loop)
     if (children->spare == NULL) {
         children->spare = PyMem_RawCalloc(1, sizeof(UvtChild));
     }
-    if (children->spare == NULL) {
+    if (children->spare == NULL || uvt_sigchld_begin(core, &children->foreign) < 0) {
         PyErr_NoMemory();
         return -1;
     }
@@ -436,7 +441,6 @@ static void
 give_back_sigchld(UvtCore *core, const struct sigaction *before)
 {
     UvtChildren *children = core->children;
-    uv_signal_t *watcher = &core->uv.child_watcher;
     if (before->sa_handler == SIG_ERR
         || (before->sa_handler == SIG_DFL && !(before->sa_flags & SA_NOCLDWAIT))) {
         return;
@@ -447,7 +451,7 @@ give_back_sigchld(UvtCore *core, const struct sigaction *before)
         return;
     }
     uvt_sigchld_put_back(before);
-    if (watcher->caught_signals != watcher->dispatched_signals) {
+    if (uvt_sigchld_pending(core)) {
         (void)kill(getpid(), SIGCHLD);
     }
 }
@@ -474,6 +478,7 @@ uvt_child_begin(UvtLoop *loop, UvtBox *box, const struct sigaction *before)
     children->first = self;
     as_process(box)->child = self;
     give_back_sigchld(core, before);
+    uvt_sigchld_install(children->foreign);
     uvt_low_take(loop->st);
     watched = watch(core, self);
     uvt_low_give(loop->st);

@@ -303,7 +303,8 @@ uvt_fork_adopt(UvtLoop *loop)
     again = uvt_inotify_restart(core, restart);
     uvt_low_give(loop->st);
     rc = rc < 0 ? rc : again;
-    uvt_signals_adopt(core);
+    again = uvt_signals_adopt(core);
+    rc = rc < 0 ? rc : again;
     give_up_jobs(core);
     uvt_wakeup_free(loop);      /* its descriptors are the parent's, too */
     return rc;

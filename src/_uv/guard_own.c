@@ -61,10 +61,9 @@ uvt_guard_reserve(uv_loop_t *uv, int fd)
 /* To add the eventfd once more changes nothing, and is refused with EEXIST by the
  * very epoll that has that very file.  To change it would do for that, too, but has
  * epoll tell once more what is watched by edges, as newer libuv does. */
-bool
-uvt_guard_intact(const UvtCore *core)
+static bool
+is_registered(int epoll_fd, int fd)
 {
-    int fd = core->uv.async_io_watcher.fd, epoll_fd = core->uv.backend_fd;
     struct epoll_event event = {.events = EPOLLIN};
     event.data.fd = fd;
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0) {
@@ -73,6 +72,24 @@ uvt_guard_intact(const UvtCore *core)
     }
     /* Without memory it cannot tell. */
     return errno == EEXIST || errno == ENOSPC || errno == ENOMEM;
+}
+
+bool
+uvt_guard_intact(const UvtCore *core)
+{
+    return is_registered(core->uv.backend_fd, core->uv.async_io_watcher.fd);
+}
+
+void
+uvt_guard_wake(int epoll_fd, int event_fd)
+{
+    const uint64_t one = 1;
+    ssize_t rc;
+    if (is_registered(epoll_fd, event_fd)) {
+        do {
+            rc = write(event_fd, &one, sizeof(one));
+        } while (rc < 0 && errno == EINTR);
+    }
 }
 
 static bool

@@ -49,6 +49,9 @@ UVT_CHECKED int uvt_guard_reserve(uv_loop_t *uv, int fd);
 /* Whether epoll and the descriptor that wakes it are still the loop's; asks the
  * kernel once.  Any thread. */
 bool uvt_guard_intact(const UvtCore *core);
+/* Wakes the loop that has these two, if that is still so.  May be called by a signal's
+ * handler. */
+void uvt_guard_wake(int epoll_fd, int event_fd);
 /* False when somebody has closed descriptors that libuv has for the loop itself: it
  * would abort, so it may not run any more. */
 bool uvt_guard_own_fds(UvtCore *core);

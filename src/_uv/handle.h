@@ -29,7 +29,7 @@ typedef struct UvtBox {
     bool timer_aside;               /* Timer: in the loop's list (timer.c) */
     unsigned timer_pass;            /* Timer: in which it was started */
     struct UvtBox *next_aside;
-    unsigned signals_seen;          /* Signal: of its number (signal_count.c) */
+    unsigned long signals_seen;     /* Signal: deliveries (signal_count.c) */
     bool watches;                   /* FSEvent: in a list of inotify.c */
     unsigned told_event;            /* FSEvent: the last one */
     struct UvtBox *next_watch;

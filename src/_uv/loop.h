@@ -27,8 +27,10 @@ typedef struct UvtCore {
     pid_t pid;          /* of the process that made it */
     struct UvtInotify *inotify;     /* of inotify.c; NULL: none yet */
     bool counts_signals;            /* for signal_count.c, as what follows */
-    unsigned signals_seen, signals_in_turn;
+    unsigned long signals_seen;
     uv_idle_t signals_idle;
+    uv_check_t signals_check;
+    struct UvtSignalNode *signal_node;
     bool in_timer;                  /* inside of a timer's callback */
     unsigned timer_pass;            /* another one after each poll */
     struct UvtBox *timers_aside;    /* list of those that wait for it (timer.c) */

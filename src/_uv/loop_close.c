@@ -146,6 +146,8 @@ uvt_loop_free_core(UvtLoop *self)
     if (!core->forked
         && (!uvt_guard_own_fds(core)
             || (watches_signals(core) && uvt_siglock_check(self->st) < 0))) {
+        uvt_guard_give_up(core);
+        uvt_signals_lost(core);
         core->forked = true;    /* In this, too: libuv may not be called. */
     }
     uvt_wakeup_free(self);

@@ -8,7 +8,6 @@
 #include "errors.h"
 #include "fork.h"
 #include "guards.h"
-#include "signals.h"
 
 #include <poll.h>
 
@@ -56,9 +55,6 @@ on_before_poll(uv_prepare_t *uv)
     core->timer_pass++;
     if (core->timers_aside != NULL) {
         uvt_timers_bring_back(core);
-    }
-    if (core->counts_signals) {
-        uvt_signals_look(core);
     }
 #if UV_VERSION_HEX >= 0x012D00
     /* Older ones read the clock at the begin of each turn. */

@@ -36,7 +36,7 @@ signal_init(UvtHandle *self, PyObject *args, PyObject *kwds)
 /* ---- libuv callbacks ---- */
 
 static void
-deliver(uv_signal_t *uv, int signum)
+on_signal(uv_signal_t *uv, int signum)
 {
     UvtHandle *self = uvt_enter(uv);
     if (self == NULL) {
@@ -55,20 +55,10 @@ deliver(uv_signal_t *uv, int signum)
 }
 
 static void
-on_signal(uv_signal_t *uv, int signum)
-{
-    if (uvt_signal_told(uv->data)) {
-        deliver(uv, signum);
-    }
-}
-
-static void
 on_signal_once(uv_signal_t *uv, int signum)
 {
-    if (uvt_signal_told(uv->data)) {
-        uvt_signal_unwatch(uv);
-        deliver(uv, signum);
-    }
+    uvt_signal_unwatch(uv);
+    on_signal(uv, signum);
 }
 
 /* ---- methods ---- */
@@ -84,8 +74,8 @@ start(UvtHandle *self, const char *call, PyObject *const *args,
         return NULL;
     }
     rc = uvt_guard_own_fds(self->loop->core) ? uvt_siglock_check(self->st) : UV_EBADF;
+    rc = rc == 0 ? uvt_signals_begin(self->loop->core) : rc;
     if (rc == 0) {
-        uvt_signals_begin(self->loop->core);
         rc = uvt_signal_watch(&self->box->uv.signal, on_delivery, signum);
     }
     uvt_handle_update(self);

@@ -1,56 +1,174 @@
-/* Signals in a storm.  libuv's handler writes a message for each handle into a pipe
- * of its loop, and forgets the signal when that is full.  So the handler that the
- * process really has is one of this file, which counts and then calls libuv's; and
- * before each poll a loop looks for handles whose signal has come since they were
- * last called, and that libuv has nothing more for.
+/* Signals, from the process's handler to the handles of the loops.  libuv's own handler
+ * writes a message for each handle into a pipe of its loop: it forgets the signal when
+ * that is full, aborts when it is closed, and writes into whatever has its number by
+ * then.  So libuv keeps the list of handles only.  The handler that the process really
+ * has is one of this file: it numbers the deliveries, notes them in a ring, and wakes
+ * each loop that waits for the signal, if the loop's epoll and eventfd are still its
+ * own.  After each poll a loop reads what is new in the ring.
  *
- * The counts are of the process, as its signal handlers are: the only mutable data of
- * the module that belongs to no interpreter.  They are atomic.  on_delivery() runs in
- * any thread between any two instructions; the rest runs on the loop's thread.
+ * The ring and the list of loops are of the process, as its signal handlers are: the
+ * only mutable data of the module that belongs to no interpreter.  They are atomic.
+ * on_delivery() runs in any thread between any two instructions; the rest runs on the
+ * loop's thread.
  */
 #include "guards.h"
 #include "signals.h"
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define SIGNALS 128
-/* As many as libuv's pipe holds; a callback that sends its own signal stays in
- * libuv's loop over it without an end. */
-#define MOST_IN_A_TURN 4096
+/* As many as libuv's pipe holds. */
+#define RING 4096
+#define NUMBER_BITS (ULONG_MAX >> 8)
 
-typedef void Handler(int signum);
+/* A loop that waits for signals.  Never freed: on_delivery() may be looking at it. */
+struct UvtSignalNode {
+    struct UvtSignalNode *next;         /* as it was made */
+    atomic_bool used;
+    _Atomic pid_t pid;                  /* of the loop's process */
+    atomic_int epoll_fd, event_fd;
+    atomic_bool watched[SIGNALS];
+};
 
-/* Deliveries that have begun and that have ended, of each signal and of all. */
-static atomic_uint begun[SIGNALS], ended[SIGNALS];
-static atomic_uint all_begun, all_ended;
-static _Atomic(Handler *) libuv_handler;
-/* The process whose loops they are for. */
-static _Atomic pid_t home;
+typedef struct UvtSignalNode Node;
+
+/* Deliveries that have begun, which gives each its number, and that have ended. */
+static atomic_ulong begun, ended;
+/* Of each delivery its number and its signal. */
+static atomic_ulong ring[RING];
+/* The number of the last delivery of each signal, plus 1. */
+static atomic_ulong latest[SIGNALS];
+static _Atomic(Node *) nodes;
 
 /* ---- the handler ---- */
 
-/* A child of a fork shares the pipes with its parent: what comes there is counted
+static void
+note(int signum, unsigned long number)
+{
+    unsigned long before = latest[signum];
+    ring[number % RING] = (number << 8) | (unsigned long)signum;
+    while ((long)(number + 1 - before) > 0
+           && !atomic_compare_exchange_weak(&latest[signum], &before, number + 1)) {
+        /* Another thread has come between. */
+    }
+}
+
+/* A child of a fork shares the descriptors with its parent: what comes there is noted
  * only, for a loop that the child goes on with. */
 static void
 on_delivery(int signum)
 {
     int saved = errno;
-    Handler *next = libuv_handler;
-    all_begun++;
-    begun[signum]++;
-    if (next != NULL && home == getpid()) {
-        next(signum);
+    pid_t pid = getpid();
+    note(signum, begun++);
+    for (Node *node = nodes; node != NULL; node = node->next) {
+        if (node->watched[signum] && node->pid == pid) {
+            uvt_guard_wake(node->epoll_fd, node->event_fd);
+        }
     }
-    ended[signum]++;
-    all_ended++;
+    ended++;
     errno = saved;
 }
+
+/* ---- the list of loops ---- */
+
+static Node *
+take_node(void)
+{
+    Node *node;
+    for (node = nodes; node != NULL; node = node->next) {
+        bool used = false;
+        if (atomic_compare_exchange_strong(&node->used, &used, true)) {
+            return node;
+        }
+    }
+    node = calloc(1, sizeof(*node));
+    if (node != NULL) {
+        node->used = true;
+        node->next = nodes;
+        while (!atomic_compare_exchange_weak(&nodes, &node->next, node)) {
+            /* Another thread has made one, too. */
+        }
+    }
+    return node;
+}
+
+static bool
+anyone_watches(int signum)
+{
+    for (Node *node = nodes; node != NULL; node = node->next) {
+        if (node->watched[signum]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Nobody is in the middle of a delivery that has seen what was there before.  One takes
+ * a few system calls; in the child of a fork it may be that of a thread that is not
+ * there. */
+static void
+let_deliveries_end(void)
+{
+    for (int tries = 0; begun != ended && tries < 10000; tries++) {
+        (void)sched_yield();
+    }
+}
+
+/* A signal that no loop waits for any more, and whose handles libuv could not be told
+ * to stop, has its default action again. */
+static void
+give_node(UvtCore *core)
+{
+    Node *node = core->signal_node;
+    struct sigaction action;
+    core->signal_node = NULL;
+    for (int signum = 1; node != NULL && signum < SIGNALS; signum++) {
+        bool was = atomic_exchange(&node->watched[signum], false);
+        if (was && !core->forked && !anyone_watches(signum)
+            && sigaction(signum, NULL, &action) == 0
+            && action.sa_handler == on_delivery) {
+            (void)signal(signum, SIG_DFL);
+        }
+    }
+    if (node != NULL) {
+        let_deliveries_end();
+        node->used = false;
+    }
+}
+
+static bool
+core_watches(const UvtCore *core, int signum)
+{
+    if (core->uv.child_watcher.signum == signum) {
+        return true;
+    }
+    for (const UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        if (box->uv.handle.type == UV_SIGNAL && box->uv.signal.signum == signum) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void
+watch_again(UvtCore *core, int signum)
+{
+    if (core->signal_node != NULL) {
+        core->signal_node->watched[signum] = core_watches(core, signum);
+    }
+}
+
+/* ---- what the process has ---- */
 
 /* A handler in libuv's library: that has only one. */
 static bool
@@ -69,10 +187,25 @@ is_libuv(const struct sigaction *action)
         && found.dli_fbase == ours.dli_fbase;
 }
 
+static void
+on_idle(uv_idle_t *Py_UNUSED(uv))
+{
+}
+
 static bool
 is_known(const struct sigaction *action)
 {
     return action->sa_handler == on_delivery || is_libuv(action);
+}
+
+/* Another user of libuv's library has the signal: then libuv's handler stays, which
+ * tells our handles, too. */
+static bool
+is_foreign(int signum)
+{
+    struct sigaction action;
+    return !anyone_watches(signum) && sigaction(signum, NULL, &action) == 0
+        && is_libuv(&action);
 }
 
 /* libuv has a handle for the signal: whatever is installed gives way to ours. */
@@ -80,15 +213,6 @@ static void
 install(int signum)
 {
     struct sigaction action;
-    if (sigaction(signum, NULL, &action) < 0 || action.sa_handler == on_delivery) {
-        return;
-    }
-    if (is_libuv(&action)) {
-        libuv_handler = action.sa_handler;
-    }
-    else if (libuv_handler == NULL) {
-        return;
-    }
     memset(&action, 0, sizeof(action));
     (void)sigfillset(&action.sa_mask);
     action.sa_handler = on_delivery;
@@ -100,20 +224,25 @@ int
 uvt_signal_watch(uv_signal_t *uv, uv_signal_cb cb, int signum)
 {
     UvtBox *box = uv->data;
-    bool fresh = uv->signum != signum;
+    UvtCore *core = uv->loop->data;
+    bool fresh = uv->signum != signum, foreign;
     int rc;
     if (fresh) {
         uvt_signal_unwatch(uv);
     }
-    if (signum >= SIGNALS) {
+    if (signum <= 0 || signum >= SIGNALS) {
         return UV_EINVAL;
     }
-    if (fresh && signum > 0) {
-        box->signals_seen = begun[signum];
+    foreign = is_foreign(signum);
+    core->signal_node->watched[signum] = true;
+    if (fresh) {
+        box->signals_seen = begun;
     }
     rc = uv_signal_start(uv, cb, signum);
-    if (rc == 0) {
-        home = getpid();
+    if (rc < 0) {
+        watch_again(core, signum);
+    }
+    else if (!foreign) {
         install(signum);
     }
     return rc;
@@ -137,88 +266,142 @@ uvt_signal_unwatch(uv_signal_t *uv)
     if (theirs) {
         (void)sigaction(signum, &before, NULL);
     }
+    if (signum > 0 && signum < SIGNALS) {
+        watch_again(core, signum);
+    }
 }
 
-/* ---- what was lost ---- */
+/* ---- telling the handles ---- */
 
-bool
-uvt_signal_told(UvtBox *box)
+/* A callback may close any of them: their boxes stay until libuv's next phase. */
+static void
+tell(UvtCore *core, int signum, unsigned long number)
 {
-    UvtCore *core = box->uv.handle.loop->data;
-    if (core->signals_in_turn == MOST_IN_A_TURN) {
-        return false;
+    uv_signal_t *child_watcher = &core->uv.child_watcher;
+    if (!core->signal_node->watched[signum]) {
+        return;
     }
-    core->signals_in_turn++;
-    box->signals_seen = begun[box->uv.signal.signum];
-    return true;
+    if (child_watcher->signum == signum) {
+        child_watcher->signal_cb(child_watcher, signum);
+    }
+    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
+        uv_signal_t *uv = &box->uv.signal;
+        if (box->uv.handle.type != UV_SIGNAL || uv_is_closing(&box->uv.handle)
+            || uv->signum != signum || (long)(number - box->signals_seen) < 0) {
+            continue;
+        }
+        box->signals_seen = number + 1;
+        uv->signal_cb(uv, signum);
+        if (core->forked || core->lost || core->owner == NULL) {
+            return;
+        }
+    }
+}
+
+/* So many that the ring has not all of them: one call for each signal. */
+static void
+tell_latest(UvtCore *core, unsigned long seen)
+{
+    for (int signum = 1; signum < SIGNALS; signum++) {
+        unsigned long last = latest[signum];
+        if ((long)(last - seen) > 0 && core->signal_node != NULL) {
+            tell(core, signum, last - 1);
+        }
+    }
+}
+
+/* After a poll.  A delivery that another thread is in the middle of has no entry yet:
+ * then the next poll does not wait, and the look after it sees. */
+void
+uvt_signals_look(UvtCore *core)
+{
+    unsigned long end = begun, number = core->signals_seen;
+    bool under_way = false;
+    if (number == end && !uv_is_active((uv_handle_t *)&core->signals_idle)) {
+        return;
+    }
+    if (core->owner == NULL || core->forked || core->lost) {
+        return;
+    }
+    uvt_loop_attach(core->owner);
+    while (number != end && !under_way) {
+        unsigned long entry = ring[number % RING];
+        if (begun - number >= RING) {
+            core->signals_seen = end;
+            tell_latest(core, number);
+            break;
+        }
+        under_way = (entry >> 8) != (number & NUMBER_BITS);
+        if (!under_way) {
+            core->signals_seen = ++number;
+            tell(core, (int)(entry & 0xff), number - 1);
+        }
+        if (core->forked || core->lost || core->signal_node == NULL) {
+            return;
+        }
+    }
+    if (under_way) {
+        (void)uv_idle_start(&core->signals_idle, on_idle);
+    }
+    else {
+        (void)uv_idle_stop(&core->signals_idle);
+    }
 }
 
 static void
-on_idle(uv_idle_t *Py_UNUSED(uv))
+on_after_poll(uv_check_t *uv)
 {
+    uvt_signals_look(uv->loop->data);
 }
 
-void
+int
 uvt_signals_begin(UvtCore *core)
 {
+    if (core->signal_node == NULL) {
+        Node *node = take_node();
+        if (node == NULL) {
+            return UV_ENOMEM;
+        }
+        node->epoll_fd = core->uv.backend_fd;
+        node->event_fd = core->uv.async_io_watcher.fd;
+        core->signal_node = node;
+        core->signals_seen = begun;
+        node->pid = getpid();
+    }
     if (!core->counts_signals) {
         core->counts_signals = true;
-        core->signals_seen = all_ended - 1;
         (void)uv_idle_init(&core->uv, &core->signals_idle);
+        (void)uv_check_init(&core->uv, &core->signals_check);
+        (void)uv_check_start(&core->signals_check, on_after_poll);
         uv_unref((uv_handle_t *)&core->signals_idle);
+        uv_unref((uv_handle_t *)&core->signals_check);
     }
+    return 0;
 }
 
 void
 uvt_signals_end(UvtCore *core)
 {
+    give_node(core);
     if (core->counts_signals
         && !uv_is_closing((uv_handle_t *)&core->signals_idle)) {
         uv_close((uv_handle_t *)&core->signals_idle, NULL);
+        uv_close((uv_handle_t *)&core->signals_check, NULL);
     }
 }
 
-/* More deliveries have ended than had begun when the handle was last called, so one
- * has begun since, and there is no message left of it or of a later one. */
-static bool
-has_lost(const UvtBox *box)
-{
-    const uv_signal_t *uv = &box->uv.signal;
-    return (int)(ended[uv->signum] - box->signals_seen) > 0
-        && uv->caught_signals == uv->dispatched_signals;
-}
-
-/* Before a poll.  A delivery that another thread is in the middle of may just have
- * found the pipe full: then the poll does not wait, and the next look sees. */
+/* The numbers of its descriptors may be anybody's: nobody is woken for the loop, and
+ * libuv forgets its handles. */
 void
-uvt_signals_look(UvtCore *core)
+uvt_signals_lost(UvtCore *core)
 {
-    unsigned done = all_ended;
-    bool under_way = all_begun != done;
-    core->signals_in_turn = 0;
-    if (under_way) {
-        (void)uv_idle_start(&core->signals_idle, on_idle);
-    }
-    else if (uv_is_active((uv_handle_t *)&core->signals_idle)) {
-        (void)uv_idle_stop(&core->signals_idle);
-    }
-    if (done == core->signals_seen) {
-        return;
-    }
-    core->signals_seen = done;
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        uv_signal_t *uv = &box->uv.signal;
-        if (box->uv.handle.type != UV_SIGNAL || uv_is_closing(&box->uv.handle)
-            || uv->signum == 0) {
-            continue;
-        }
-        if (has_lost(box)) {
-            uv->signal_cb(uv, uv->signum);
-        }
-        else if (uv->caught_signals != uv->dispatched_signals) {
-            core->signals_seen = done - 1;      /* It looks again next time. */
+        if (box->uv.handle.type == UV_SIGNAL && !uv_is_closing(&box->uv.handle)) {
+            uvt_signal_unwatch(&box->uv.signal);
         }
     }
+    uvt_signal_unwatch(&core->uv.child_watcher);
+    give_node(core);
 }
 
 /* ---- a fork ---- */
@@ -228,15 +411,9 @@ uvt_signals_look(UvtCore *core)
 void
 uvt_signals_forked(UvtCore *core)
 {
-    for (int i = 0; i < SIGNALS; i++) {
-        ended[i] = begun[i];
-    }
-    all_ended = all_begun;
-    for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
-        if (box->uv.handle.type == UV_SIGNAL) {
-            box->signals_seen = begun[box->uv.signal.signum];
-        }
-    }
+    ended = (unsigned long)begun;
+    give_node(core);
+    core->signals_seen = begun;
 }
 
 static void
@@ -247,17 +424,28 @@ forget_messages(uv_signal_t *uv)
 
 /* libuv closes a handle only when it has read all its messages, which are in the
  * parent's pipe. */
-void
+int
 uvt_signals_adopt(UvtCore *core)
 {
-    home = getpid();
-    core->signals_seen = all_ended - 1;
+    unsigned long seen = core->signals_seen;
     forget_messages(&core->uv.child_watcher);
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
         if (box->uv.handle.type == UV_SIGNAL) {
             forget_messages(&box->uv.signal);
         }
     }
+    if (!core->counts_signals) {
+        return 0;
+    }
+    if (uvt_signals_begin(core) < 0) {
+        return UV_ENOMEM;
+    }
+    core->signals_seen = seen;
+    for (int signum = 1; signum < SIGNALS; signum++) {
+        watch_again(core, signum);
+    }
+    (void)uv_idle_start(&core->signals_idle, on_idle);      /* It looks at once. */
+    return 0;
 }
 
 /* ---- SIGCHLD ---- */
@@ -269,6 +457,36 @@ uvt_sigchld_save(struct sigaction *before)
         memset(before, 0, sizeof(*before));
         before->sa_handler = SIG_ERR;
     }
+}
+
+/* Before a child is started, and after it: libuv has installed its own handler. */
+int
+uvt_sigchld_begin(UvtCore *core, bool *foreign)
+{
+    int rc = uvt_signals_begin(core);
+    if (rc == 0) {
+        *foreign = is_foreign(SIGCHLD);
+        core->signal_node->watched[SIGCHLD] = true;
+    }
+    return rc;
+}
+
+void
+uvt_sigchld_install(bool foreign)
+{
+    struct sigaction action;
+    if (!foreign && sigaction(SIGCHLD, NULL, &action) == 0 && is_libuv(&action)) {
+        install(SIGCHLD);
+    }
+}
+
+/* One has come that the loop has not looked at. */
+bool
+uvt_sigchld_pending(const UvtCore *core)
+{
+    const uv_signal_t *watcher = &core->uv.child_watcher;
+    return watcher->caught_signals != watcher->dispatched_signals
+        || (long)(latest[SIGCHLD] - core->signals_seen) > 0;
 }
 
 void

@@ -1,4 +1,4 @@
-/* signal_count.c: signals that libuv's handles wait for, counted where they come. */
+/* signal_count.c: signals that libuv's handles wait for. */
 #ifndef UVT_SIGNALS_H
 #define UVT_SIGNALS_H
 
@@ -12,19 +12,24 @@
 UVT_CHECKED int uvt_signal_watch(uv_signal_t *uv, uv_signal_cb cb, int signum);
 void uvt_signal_unwatch(uv_signal_t *uv);
 
-/* A loop's first Signal: from now on it looks before each poll. */
-void uvt_signals_begin(UvtCore *core);
+/* A loop's first Signal or child: from now on it looks after each poll.  0 or
+ * UV_ENOMEM. */
+UVT_CHECKED int uvt_signals_begin(UvtCore *core);
 void uvt_signals_look(UvtCore *core);
 void uvt_signals_end(UvtCore *core);
-
-/* A callback that libuv makes begins: false when there were so many in this turn
- * that the next look has to tell of the rest. */
-UVT_CHECKED bool uvt_signal_told(UvtBox *box);
+/* The end of a loop that has lost its descriptors. */
+void uvt_signals_lost(UvtCore *core);
 
 /* What is the parent process's in a child: when a loop is found there, and when it is
- * gone on with. */
+ * gone on with (0 or UV_ENOMEM). */
 void uvt_signals_forked(UvtCore *core);
-void uvt_signals_adopt(UvtCore *core);
+UVT_CHECKED int uvt_signals_adopt(UvtCore *core);
+
+/* Before a child is started, and after it: SIGCHLD is ours, unless libuv has it for
+ * somebody else.  And whether one has come that was not looked at. */
+UVT_CHECKED int uvt_sigchld_begin(UvtCore *core, bool *foreign);
+void uvt_sigchld_install(bool foreign);
+bool uvt_sigchld_pending(const UvtCore *core);
 
 /* What SIGCHLD has now, unless that is libuv's; and what was saved, if anything. */
 void uvt_sigchld_save(struct sigaction *before);
