@@ -1,8 +1,8 @@
-"""Programs whose descriptors are taken away: each point is a child of one warmed process,
-since what is tested is that it is not aborted, does not hang and does not spin.
+"""Programs whose descriptors are taken away.  Each point is a child of one warmed
+process, since what is tested is that it is not aborted, and neither hangs nor spins.
 
-A child prints what is wrong to descriptor 2, which nobody takes away.  It ends with 0 when
-each step was right or has raised one of the errors that are expected.
+A child prints what is wrong to descriptor 2, which nobody takes away.  It ends with 0
+when each step was right or has raised one of the errors that are expected.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import time
 import traceback
 
 FIRST = 3
-SECONDS = 2
+SECONDS = 10
 CPU = 0.5  # seconds of it that a child may use
 SIDE_BY_SIDE = 2
 
@@ -42,7 +42,7 @@ class Strangers:
         self.peers = []  # what is written to one of them comes out here
         self.files = []
 
-    def make(self, kind, taken):
+    def make(self, kind, taken, blocking=True):
         """One for each number, which is free."""
         high = max(taken) + 64
         for fd in taken:
@@ -66,6 +66,7 @@ class Strangers:
                     os.write(peer, b"bytes of the program's own")
                 else:
                     self.peers.append(peer)
+            os.set_blocking(moved, blocking)
             os.dup2(moved, fd)
             self.ends[fd] = os.fstat(fd).st_ino
             if kind == "file":
@@ -95,7 +96,7 @@ class Strangers:
                 assert int.from_bytes(waiting, sys.byteorder) in (0, 26), "read from"
 
 
-def take(how, taken, strangers):
+def take(how, taken, strangers, blocking=True):
     """Takes the descriptors away in that way."""
     if how == "null":
         null = os.open("/dev/null", os.O_RDWR)
@@ -106,7 +107,7 @@ def take(how, taken, strangers):
         with contextlib.suppress(OSError):
             os.close(fd)
     if how != "closed":
-        strangers.make(how, taken)
+        strangers.make(how, taken, blocking)
 
 
 HOW = ["closed", "null", "socket", "pipe", "reader", "file"]

@@ -168,6 +168,9 @@ end_watch(UvtChildren *children, UvtChild *self)
         PyMem_RawFree(self);
         return;
     }
+    if (!uvt_guard_still_has(self->poll.uv.loop->data, &self->poll.uv.io_watcher)) {
+        self->fd = -1;          /* Somebody has closed it. */
+    }
     uvt_poll_close(&self->poll.uv, on_child_closed);
     if (self->fd >= 0) {
         (void)close(self->fd);

@@ -83,11 +83,18 @@ disarm(UvtBox *box)
     }
 }
 
-/* An epoll of the child's own, under the same number. */
+/* An epoll of the child's own, under the same number, unless that is not the loop's
+ * any more. */
 static void
-replace_epoll(uv_loop_t *uv)
+replace_epoll(UvtCore *core)
 {
-    int fd = epoll_create1(EPOLL_CLOEXEC);
+    uv_loop_t *uv = &core->uv;
+    int fd;
+    if (!uvt_guard_intact(core)) {
+        uv->backend_fd = -1;
+        return;
+    }
+    fd = epoll_create1(EPOLL_CLOEXEC);
     if (fd < 0) {
         /* No number is left: use that one. */
         (void)close(uv->backend_fd);
@@ -106,7 +113,7 @@ static void
 end_turn(UvtCore *core)
 {
     uv_loop_t *uv = &core->uv;
-    replace_epoll(uv);
+    replace_epoll(core);
     for (unsigned i = 0; i < uv->nwatchers; i++) {
         uv->watchers[i] = NULL;
     }

@@ -6,12 +6,14 @@
  * declares them; both kinds of queue node that it has had are two pointers.
  */
 #include "guards.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* epoll, libuv's lock of signals, the loop's own signals, the eventfd; and a few
@@ -80,6 +82,18 @@ uvt_guard_intact(const UvtCore *core)
     return is_registered(core->uv.backend_fd, core->uv.async_io_watcher.fd);
 }
 
+bool
+uvt_guard_has(const UvtCore *core, int fd)
+{
+    return is_registered(core->uv.backend_fd, fd);
+}
+
+bool
+uvt_guard_still_has(const UvtCore *core, const uv__io_t *watcher)
+{
+    return watcher->events == 0 || uvt_guard_has(core, watcher->fd);
+}
+
 void
 uvt_guard_wake(int epoll_fd, int event_fd)
 {
@@ -92,20 +106,38 @@ uvt_guard_wake(int epoll_fd, int event_fd)
     }
 }
 
+/* One end of libuv's pipe of signals. */
 static bool
-is_open(int fd)
+is_signal_end(const UvtCore *core, int fd)
 {
-    return fd < 0 || fcntl(fd, F_GETFD) >= 0;
+    struct stat info;
+    return fd < 0
+        || (fstat(fd, &info) == 0 && info.st_ino == core->signal_pipe.inode
+            && info.st_dev == core->signal_pipe.device);
+}
+
+/* libuv closes its spare descriptor with the loop, and when no other is left.  It can
+ * do without. */
+static void
+check_spare(uv_loop_t *uv)
+{
+    struct stat info;
+    if (uv->emfile_fd >= 0
+        && (fstat(uv->emfile_fd, &info) < 0
+            || !(S_ISCHR(info.st_mode) || S_ISDIR(info.st_mode)))) {
+        uv->emfile_fd = -1;
+    }
 }
 
 bool
 uvt_guard_own_fds(UvtCore *core)
 {
     if (!core->lost
-        && (!uvt_guard_intact(core) || !is_open(core->uv.signal_pipefd[0])
-            || !is_open(core->uv.signal_pipefd[1]))) {
+        && (!uvt_guard_intact(core) || !is_signal_end(core, core->uv.signal_pipefd[0])
+            || !is_signal_end(core, core->uv.signal_pipefd[1]))) {
         uvt_guard_give_up(core);
     }
+    check_spare(&core->uv);
     return !core->lost;
 }
 
@@ -117,6 +149,9 @@ uvt_guard_give_up(UvtCore *core)
     uv_loop_t *uv = &core->uv;
     Node *queue = (Node *)&uv->watcher_queue;
     core->lost = true;
+    if (core->uses_pool) {
+        uvt_pool_hush(core);
+    }
     while (queue->next != queue) {
         Node *node = queue->next;
         queue->next = node->next;
@@ -142,6 +177,53 @@ uvt_guard_send(uv_async_t *uv)
     }
     return uv_async_send(uv);
 }
+
+/* ---- libuv's callbacks for its own descriptors ---- */
+
+/* Older libuv reads from them, whatever they are by now, and aborts when it cannot.  A
+ * callback of the same poll may have closed them. */
+#if UV_VERSION_HEX < 0x013400
+static void
+on_woken(uv_loop_t *uv, uv__io_t *watcher, unsigned events)
+{
+    UvtCore *core = uv->data;
+    if (core->lost) {
+        return;
+    }
+    /* A thread that is detached has not called any. */
+    if ((core->owner == NULL || core->owner->detached == NULL)
+        && !uvt_guard_intact(core)) {
+        uvt_guard_give_up(core);
+        return;
+    }
+    core->libuv_woken(uv, watcher, events);
+}
+
+static void
+on_signalled(uv_loop_t *uv, uv__io_t *watcher, unsigned events)
+{
+    UvtCore *core = uv->data;
+    if (!core->lost && uvt_guard_has(core, watcher->fd)) {
+        core->libuv_signalled(uv, watcher, events);
+    }
+}
+
+static void
+check_before(UvtCore *core)
+{
+    uv_loop_t *uv = &core->uv;
+    if (uv->async_io_watcher.cb != on_woken) {
+        core->libuv_woken = uv->async_io_watcher.cb;
+        uv->async_io_watcher.cb = on_woken;
+    }
+    if (uv->signal_io_watcher.cb != on_signalled) {
+        core->libuv_signalled = uv->signal_io_watcher.cb;
+        uv->signal_io_watcher.cb = on_signalled;
+    }
+}
+#else
+#define check_before(core) ((void)0)
+#endif
 
 /* ---- a new loop ---- */
 
@@ -183,6 +265,13 @@ uvt_guard_watch_own(UvtCore *core)
 {
     uv_loop_t *uv = &core->uv;
     int rc = uvt_guard_watch_io(core, &uv->async_io_watcher);
+    struct stat info;
+    if (fstat(uv->signal_pipefd[0], &info) == 0) {
+        core->signal_pipe.device = info.st_dev;
+        core->signal_pipe.inode = info.st_ino;
+    }
+    uv->data = core;
+    check_before(core);
     if (rc == 0 && uv->signal_pipefd[0] >= 0) {
         rc = uvt_guard_watch_io(core, &uv->signal_io_watcher);
     }

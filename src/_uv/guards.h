@@ -49,6 +49,10 @@ UVT_CHECKED int uvt_guard_reserve(uv_loop_t *uv, int fd);
 /* Whether epoll and the descriptor that wakes it are still the loop's; asks the
  * kernel once.  Any thread. */
 bool uvt_guard_intact(const UvtCore *core);
+/* Whether the number is still that of the file that the loop's epoll has for it. */
+bool uvt_guard_has(const UvtCore *core, int fd);
+/* The same of what the watcher is for; true for one that was never registered. */
+bool uvt_guard_still_has(const UvtCore *core, const uv__io_t *watcher);
 /* Wakes the loop that has these two, if that is still so.  May be called by a signal's
  * handler. */
 void uvt_guard_wake(int epoll_fd, int event_fd);

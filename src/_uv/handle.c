@@ -14,6 +14,7 @@
 #include "guards.h"
 #include "listen.h"
 #include "pipe.h"
+#include "pool.h"
 #include "request.h"
 #include "uvpoll.h"
 #include "process.h"
@@ -490,6 +491,9 @@ uvt_enter(const void *uv_handle)
         return NULL;
     }
     uvt_loop_attach(loop);
+    if (loop->core->uses_pool) {
+        uvt_pool_hush(loop->core);
+    }
     return uvt_box_owner(box);
 }
 

@@ -149,7 +149,7 @@ on_readable(uv_poll_t *uv, int status, int Py_UNUSED(events))
     if (core->owner == NULL || core->inotify != self) {
         return;
     }
-    if (status < 0 || ioctl(self->fd, FIONREAD, &waiting) < 0) {
+    if (status < 0 || !uvt_guard_has(core, self->fd) || ioctl(self->fd, FIONREAD, &waiting) < 0) {
         give_up(core, UV_EBADF);
         return;
     }
@@ -223,6 +223,9 @@ uvt_inotify_free(UvtCore *core)
     }
     core->inotify = NULL;
     core->uv.inotify_fd = -1;
+    if (!uvt_guard_still_has(core, &self->poll.io_watcher)) {
+        self->fd = -1;          /* Somebody has closed it. */
+    }
     uvt_poll_close(&self->poll, on_closed);
     if (self->fd >= 0) {
         (void)close(self->fd);

@@ -296,6 +296,7 @@ loop_fileno(UvtLoop *self, PyObject *Py_UNUSED(ignored))
     if (!uvt_loop_check(self)) {
         return NULL;
     }
+    self->core->embedded = true;
     return PyLong_FromLong(uv_backend_fd(&self->core->uv));
 }
 

@@ -25,12 +25,17 @@ typedef struct UvtCore {
     bool torn;          /* and it was running */
     bool lost;          /* somebody has closed descriptors of the loop's own */
     pid_t pid;          /* of the process that made it */
+    void (*libuv_woken)(uv_loop_t *, uv__io_t *, unsigned);     /* guard_own.c */
+    void (*libuv_signalled)(uv_loop_t *, uv__io_t *, unsigned);
     struct UvtInotify *inotify;     /* of inotify.c; NULL: none yet */
     bool counts_signals;            /* for signal_count.c, as what follows */
     unsigned long signals_seen;
     uv_idle_t signals_idle;
     uv_check_t signals_check;
     struct UvtSignalNode *signal_node;
+    bool uses_pool;     /* has had requests for libuv's pool (pool_start.c) */
+    bool embedded;      /* the program has asked for its descriptor */
+    UvtFileId signal_pipe;          /* what libuv's pipe of signals was */
     bool in_timer;                  /* inside of a timer's callback */
     unsigned timer_pass;            /* another one after each poll */
     struct UvtBox *timers_aside;    /* list of those that wait for it (timer.c) */

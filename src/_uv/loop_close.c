@@ -6,15 +6,23 @@
 #include "fork.h"
 #include "fswatch.h"
 #include "guards.h"
+#include "pool.h"
 #include "process.h"
 #include "signals.h"
 #include "task.h"
 
-/* True when libuv was done with the core, which is then freed. */
+/* True when libuv was done with the core, which is then freed.  One whose descriptors
+ * somebody has closed stays. */
 static bool
 try_free(UvtCore *core)
 {
     for (int turns = 0; turns < 4; turns++) {
+        if (!uvt_guard_own_fds(core)) {
+            return false;
+        }
+        if (core->uses_pool) {
+            uvt_pool_before_poll(core, false);
+        }
         if (uv_run(&core->uv, UV_RUN_NOWAIT) == 0) {
             break;
         }

@@ -37,11 +37,11 @@
 
 /* Puts a new epoll in the place of the loop's, under the same number, with
  * every registration that can still be made.  Whoever watches Loop.fileno()
- * has to add it again. */
+ * has to add it again.  A number that the loop has lost is left alone. */
 static void
 replace_epoll(uv_loop_t *loop)
 {
-    int fd = epoll_create1(EPOLL_CLOEXEC);
+    int fd = uvt_guard_intact(loop->data) ? epoll_create1(EPOLL_CLOEXEC) : -1;
     if (fd < 0) {
         return;
     }

@@ -134,7 +134,7 @@ make_threads(UvtState *st)
     uv_loop_t loop;
     uv_work_t work;
     uvt_low_take(st);
-    if (uvt_pool_prepare(st) == 0 && uv_loop_init(&loop) == 0) {
+    if (uvt_pool_prepare(st, NULL) == 0 && uv_loop_init(&loop) == 0) {
         if (uv_queue_work(&loop, &work, do_nothing, on_nothing_done) == 0) {
             (void)uv_run(&loop, UV_RUN_DEFAULT);
         }

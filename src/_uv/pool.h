@@ -2,7 +2,7 @@
 #ifndef UVT_POOL_H
 #define UVT_POOL_H
 
-#include "uvmodule.h"
+#include "loop.h"
 
 /* What a pool thread needs of an interpreter; counted, since a thread can look
  * at it when the module is gone. */
@@ -13,7 +13,13 @@ UVT_CHECKED int uvt_pool_setup(PyObject *module);
 
 /* pool_start.c: before each request that is for libuv's pool, whose threads are made
  * with the first.  A libuv status: UV_EAGAIN when the system has none to give. */
-UVT_CHECKED int uvt_pool_prepare(UvtState *st);
+UVT_CHECKED int uvt_pool_prepare(UvtState *st, UvtCore *core);
+/* A loop that has had such requests: its threads wake it only while it waits. */
+void uvt_pool_hush(UvtCore *core);
+void uvt_pool_before_poll(UvtCore *core, bool waits);
+void uvt_pool_after_run(UvtCore *core);
+/* Whether a request is done that was not told of. */
+bool uvt_pool_has_done(UvtCore *core);
 
 /* The pool of the module's interpreter; counted for the caller.  RuntimeError
  * when the interpreter is ending. */

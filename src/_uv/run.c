@@ -8,6 +8,7 @@
 #include "errors.h"
 #include "fork.h"
 #include "guards.h"
+#include "pool.h"
 
 #include <poll.h>
 
@@ -21,6 +22,9 @@ uvt_loop_attach(UvtLoop *self)
         self->detached = NULL;
         PyEval_RestoreThread(detached);
         uvt_metrics_waited(self, self->core->uv.time);
+        if (self->core->uses_pool) {
+            uvt_pool_hush(self->core);
+        }
     }
 }
 
@@ -44,6 +48,7 @@ on_before_poll(uv_prepare_t *uv)
 {
     UvtCore *core = uv->loop->data;
     UvtLoop *self = core->owner;
+    bool waits;
     if (self == NULL) {
         (void)uvt_guard_watchers(core);
         return;
@@ -77,14 +82,17 @@ on_before_poll(uv_prepare_t *uv)
         && !core->forked && !uvt_guard_intact(core)) {
         uvt_guard_give_up(core);
     }
-    if (self->mode == UV_RUN_NOWAIT || core->lost) {
+    if (core->lost) {
         return;
     }
-    if (!self->closing && uvt_hooks_busy(self)) {
+    if (self->mode != UV_RUN_NOWAIT && !self->closing && uvt_hooks_busy(self)) {
         uv_stop(&core->uv);
-        return;
     }
-    if (uv_backend_timeout(&core->uv) != 0) {
+    waits = self->mode != UV_RUN_NOWAIT && uv_backend_timeout(&core->uv) != 0;
+    if (core->uses_pool && !core->forked) {
+        uvt_pool_before_poll(core, waits);
+    }
+    if (waits) {
         self->detached = PyEval_SaveThread();
     }
 }
@@ -147,6 +155,9 @@ uvt_loop_turn(UvtLoop *self, uv_run_mode mode)
     }
     self->in_poll = false;
     uvt_loop_attach(self);
+    if (core->uses_pool && !core->forked) {
+        uvt_pool_after_run(core);
+    }
     if (self->raised != NULL) {
         PyObject *raised = self->raised;
         self->raised = NULL;
@@ -176,7 +187,7 @@ uvt_loop_has_work(UvtLoop *self, int64_t now)
         return true;
     }
     timeout = uv_backend_timeout(&core->uv);
-    if (timeout == 0
+    if (timeout == 0 || (core->uses_pool && uvt_pool_has_done(core))
         || (timeout > 0
             && now / 1000000 - (int64_t)core->uv.time >= (int64_t)timeout)) {
         return true;

@@ -106,7 +106,7 @@ uvt_task_begin(UvtTask *self, UvtJob *job)
         job->next->prev = job;
     }
     core->jobs = job;
-    return uvt_guard_own_fds(core) ? uvt_pool_prepare(self->st) : UV_EBADF;
+    return uvt_guard_own_fds(core) ? uvt_pool_prepare(self->st, core) : UV_EBADF;
 }
 
 void
@@ -126,6 +126,7 @@ uvt_task_enter(UvtJob *job)
     if (job->core->owner != NULL) {
         uvt_loop_attach(job->core->owner);
     }
+    uvt_pool_hush(job->core);
     unlink_job(job);
     self = part(job);
     if (self == NULL) {

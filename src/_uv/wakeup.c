@@ -10,12 +10,13 @@
 #include "fork.h"
 #include "guards.h"
 #include <errno.h>
-#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct UvtWakeup {
     uv_poll_t poll;         /* of fds[0]; its data is this struct */
     int fds[2];             /* [1] is what set_wakeup_fd gets */
+    UvtFileId pipe;         /* which both are, unless somebody has closed them */
     int previous;           /* the descriptor that was set before, or -1 */
     bool active;            /* between start and stop */
 } UvtWakeup;
@@ -110,6 +111,14 @@ tell_consumer(UvtLoop *loop, const Incoming *incoming)
     }
 }
 
+static bool
+is_own(const UvtWakeup *wakeup, int fd)
+{
+    struct stat info;
+    return fd >= 0 && fstat(fd, &info) == 0 && info.st_ino == wakeup->pipe.inode
+        && info.st_dev == wakeup->pipe.device;
+}
+
 /* Hands on what has come in since the last time.  During a run its handlers, which
  * Python has noted before it wrote the bytes, come first. */
 static void
@@ -118,7 +127,8 @@ deliver(UvtLoop *loop, const UvtWakeup *wakeup, int previous, bool running)
     unsigned char bytes[256];
     Incoming incoming = {{0}};
     ssize_t n;
-    while ((n = read(wakeup->fds[0], bytes, sizeof(bytes))) > 0) {
+    while (is_own(wakeup, wakeup->fds[0])
+           && (n = read(wakeup->fds[0], bytes, sizeof(bytes))) > 0) {
         if (previous >= 0) {
             forward(previous, bytes, n);
         }
@@ -146,11 +156,10 @@ static void
 on_wakeup_closed(uv_handle_t *uv)
 {
     UvtWakeup *wakeup = uv->data;
-    if (wakeup->fds[0] >= 0) {
-        close(wakeup->fds[0]);
-    }
-    if (wakeup->fds[1] >= 0) {
-        close(wakeup->fds[1]);
+    for (int i = 0; i < 2; i++) {
+        if (is_own(wakeup, wakeup->fds[i])) {
+            close(wakeup->fds[i]);
+        }
     }
     PyMem_RawFree(wakeup);
 }
@@ -160,6 +169,7 @@ wakeup_create(UvtLoop *self)
 {
     UvtWakeup *wakeup = PyMem_RawCalloc(1, sizeof(UvtWakeup));
     uv_file fds[2];
+    struct stat info;
     int rc;
 
     if (wakeup == NULL) {
@@ -171,6 +181,10 @@ wakeup_create(UvtLoop *self)
         PyMem_RawFree(wakeup);
         uvt_raise(self->st, UVT_EXC_UV, rc, "uv_pipe");
         return -1;
+    }
+    if (fstat(fds[0], &info) == 0) {
+        wakeup->pipe.device = info.st_dev;
+        wakeup->pipe.inode = info.st_ino;
     }
     wakeup->fds[0] = fds[0];
     wakeup->fds[1] = fds[1];
@@ -224,15 +238,6 @@ on_main_thread(UvtState *st)
     return id == PyThread_get_thread_ident();
 }
 
-/* Somebody has closed the end that set_wakeup_fd gets; its number may be that of
- * another file by now. */
-static bool
-lost_own_end(const UvtWakeup *wakeup)
-{
-    int flags = fcntl(wakeup->fds[1], F_GETFL);
-    return flags < 0 || !(flags & O_NONBLOCK);
-}
-
 /* Sub-interpreters get no signals: there set_wakeup_fd raises ValueError. */
 int
 uvt_wakeup_start(UvtLoop *self)
@@ -241,19 +246,13 @@ uvt_wakeup_start(UvtLoop *self)
     if (on_main <= 0) {
         return on_main;
     }
+    if (self->wakeup != NULL && !is_own(self->wakeup, self->wakeup->fds[1])) {
+        uvt_wakeup_free(self);      /* Somebody has closed it. */
+    }
     if (self->wakeup == NULL && wakeup_create(self) < 0) {
         return -1;
     }
     previous = set_own_fd(self->st, self->wakeup->fds[1]);
-    if (previous == -2 && lost_own_end(self->wakeup)) {
-        PyErr_Clear();
-        self->wakeup->fds[1] = -1;
-        uvt_wakeup_free(self);
-        if (wakeup_create(self) < 0) {
-            return -1;
-        }
-        previous = set_own_fd(self->st, self->wakeup->fds[1]);
-    }
     if (previous == -2) {
         if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
             return -1;

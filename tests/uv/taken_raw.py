@@ -12,9 +12,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from takensupport import HOW, Strangers, attempt, numbers, take, walk  # noqa: E402
-
-from uvtulip import uv  # noqa: E402
+from takensupport import HOW, Strangers, attempt, numbers, take, walk
+from uvtulip import uv
 
 told = []
 kept = []
@@ -280,13 +279,18 @@ def in_io(loop, go, then):
 def in_flight(loop, go, then):
     """Requests are with the threads of the pool, and end afterwards."""
     read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.02)
+        os._exit(0)
+    os.close(write)
     uv.fs.read(loop, read, 1, -1, note)
     loop.queue_work(lambda: time.sleep(0.02), note)
     loop.queue_work(lambda: time.sleep(0.01), note)
     turn(loop)
     go()
-    attempt(os.write, write, b"x")
-    time.sleep(0.03)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    time.sleep(0.01)
     attempt(then, loop)
 
 
@@ -307,6 +311,7 @@ def at_close(loop, go, then):
     run(loop)
     for handle in loop.handles:
         handle.close()
+    signal.signal(signal.SIGUSR1, note)
     go()
     attempt(then, loop)
 
@@ -317,6 +322,7 @@ def before_loop(loop, go, then):
         handle.close()
     loop.run()
     loop.close()
+    signal.signal(signal.SIGUSR1, note)
     go()
     attempt(then, Loop())
 
@@ -331,21 +337,66 @@ WHEN = {
 
 
 def point(when, how, then):
-    os.close(0)
-    os.open("/dev/null", os.O_RDWR)
     strangers = Strangers()
     loop = Loop()
     world(loop)
-    WHEN[when](loop, lambda: take(how, numbers(), strangers), NEXT[then])
+    # The rest of a poll goes on with the numbers, as sockets of Python's would.
+    blocking = when != "in_io"
+    WHEN[when](loop, lambda: take(how, numbers(), strangers, blocking), NEXT[then])
     finish(loop)
-    strangers.check(closed_too=when not in ("in_io",))
+    strangers.check(closed_too=when != "in_io")
     del loop
     kept.clear()
     another(strangers)
 
 
+def own_numbers():
+    """What a loop has for itself, by the order in which it is made."""
+    before = set(numbers())
+    loop = Loop()
+    own = [fd for fd in numbers() if fd not in before]
+    return loop, own
+
+
+def point_of_one(when, how, then, index):
+    """Only one of the loop's own descriptors, or of those that it makes later."""
+    strangers = Strangers()
+    loop, own = own_numbers()
+    before = set(numbers())
+    world(loop)
+    run(loop)
+    handles = {handle.fileno() for handle in kept if hasattr(handle, "fileno")}
+    handles.update(fd for fd in kept if isinstance(fd, int))
+    own.extend(fd for fd in numbers() if fd not in before | handles)
+    assert len(own) <= MOST_OWN
+    if index >= len(own):
+        return
+    WHEN[when](loop, lambda: take(how, [own[index]], strangers, False), NEXT[then])
+    finish(loop)
+    strangers.check(closed_too=True)
+    del loop
+    kept.clear()
+    another(strangers)
+
+
+ONE = ["run", "deliver", "files", "child", "serve"]
+MOST_OWN = 11
+
 if __name__ == "__main__":
     whens = sys.argv[1].split(",")
     hows = sys.argv[2].split(",") if len(sys.argv) > 2 else HOW
-    thens = sys.argv[3].split(",") if len(sys.argv) > 3 else list(NEXT)
-    walk(((w, h, t) for w in whens for h in hows for t in thens), point)
+    if whens[0] == "one":
+        thens = sys.argv[3].split(",") if len(sys.argv) > 3 else ONE
+        walk(
+            (
+                (when, how, then, index)
+                for when in ("between", "in_timer")
+                for how in hows
+                for then in thens
+                for index in range(MOST_OWN)
+            ),
+            point_of_one,
+        )
+    else:
+        thens = sys.argv[3].split(",") if len(sys.argv) > 3 else list(NEXT)
+        walk(((w, h, t) for w in whens for h in hows for t in thens), point)
