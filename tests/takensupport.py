@@ -76,7 +76,8 @@ class Strangers:
             else:
                 self.files.append(moved)
 
-    def check(self, closed_too):
+    def check(self, closed_too, allowed=()):
+        """None was written to, unless with one of the bytes that are allowed."""
         for fd, inode in self.ends.items():
             try:
                 now = os.fstat(fd).st_ino
@@ -86,10 +87,11 @@ class Strangers:
         for peer in self.peers:
             ready, _, _ = select.select([peer], [], [], 0)
             data = os.read(peer, 100) if ready else b""
-            assert data == b"", f"written into a stranger: {data}"
+            assert set(data) <= set(allowed), f"written into a stranger: {data}"
         for fd in self.files:
             info = os.fstat(fd)
-            assert info.st_size == 0, f"{info.st_size} bytes written into a file"
+            written = os.pread(fd, 100, 0) if info.st_size else b""
+            assert set(written) <= set(allowed), f"written into a file: {written}"
             waiting = bytearray(4)
             with contextlib.suppress(OSError):
                 fcntl.ioctl(fd, 0x541B, waiting)  # FIONREAD
