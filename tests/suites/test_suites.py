@@ -158,9 +158,11 @@ class Runner:
             variables["UVTULIP_SUITE"] = suite.get("as", "asyncio")
             options += suite.get("choose", [])
         self.report.unlink(missing_ok=True)
+        cache = self.report.with_name("cache")
+        shutil.rmtree(cache, ignore_errors=True)
         command = [self.home / "bin" / "python", "-m", "pytest", "-q", "-o", "addopts="]
         command += [f"--junitxml={self.report}", "-o", "junit_family=xunit1"]
-        command += ["-o", "junit_logging=no", "-p", "no:cacheprovider"]
+        command += ["-o", "junit_logging=no", "-o", f"cache_dir={cache}"]
         command += ["--timeout=60", "--timeout-method=signal", *options]
         for test in suite.get("left_out", []):
             command += ["--deselect", test["test"]]
