@@ -35,7 +35,7 @@ SOURCES := meson.build meson.options pyproject.toml README.md LICENSE \
 
 .PHONY: help setup run test test-all setup-system test-system \
 	everything newer free-threaded tsan asan debug-alloc leaks conformance interop \
-	stress bench lint symbols musl docs docs-free clean
+	suites soak fuzz stress bench lint symbols musl docs docs-free clean
 
 help:
 	@cat <<'END'
@@ -51,8 +51,8 @@ help:
 	debug-alloc  the tests with Python's debug allocator and -X dev
 	leaks        count references, blocks and descriptors over many connections
 	conformance  the interpreter's own test.test_asyncio on uvtulip
-	interop      other people's servers, clients, frameworks on uvtulip
-	suites       the test suites of other projects on uvtulip
+	interop      other people's servers, clients, frameworks, and their suites
+	suites       only the test suites of other projects on uvtulip
 	stress       the long tests
 	soak         the counts of leaks, over very many connections
 	fuzz         TLS over a wire that falsifies, random programs on loop and handles
@@ -228,10 +228,12 @@ soak: setup
 
 interop: $(VENV)/.programs
 	UVTULIP_TEST_LIMIT=120 $(PYTEST) $(PYTEST_ARGS) tests/interop tests/programs
+	$(RUN_SUITES)
 
 # Each suite has an environment of its own in build/suites; they take an hour in all.
+RUN_SUITES = UVTULIP_TEST_LIMIT=4000 $(PYTEST) -s $(PYTEST_ARGS) tests/suites
 suites: $(VENV)/.programs
-	UVTULIP_TEST_LIMIT=4000 $(PYTEST) -s $(PYTEST_ARGS) tests/suites
+	$(RUN_SUITES)
 
 stress: setup
 	UVTULIP_TEST_LIMIT=600 $(PYTEST) $(PYTEST_ARGS) tests/stress
