@@ -380,6 +380,15 @@ on_after_poll(uv_check_t *uv)
     }
 }
 
+void
+uvt_children_look(UvtCore *core)
+{
+    UvtChildren *children = core->children;
+    if (children != NULL && uv_is_active((uv_handle_t *)&children->after_poll)) {
+        on_after_poll(&children->after_poll);
+    }
+}
+
 static void
 on_asking(uv_timer_t *uv)
 {
@@ -435,6 +444,12 @@ uvt_children_prepare(UvtLoop *loop)
         return -1;
     }
     return 0;
+}
+
+void
+uvt_children_watch(UvtCore *core)
+{
+    uvt_sigchld_watch(core, core->children->foreign);
 }
 
 /* libuv has put its own handler in the place of what was there.  A function of the

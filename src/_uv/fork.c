@@ -297,10 +297,15 @@ uvt_fork_adopt(UvtLoop *loop)
     core->pid = getpid();
     core->owner = loop;
     loop->thread_id = 0;
+    if (!uvt_guard_own_fds(core)) {
+        core->forked = true;    /* libuv would close the numbers. */
+        return UV_EBADF;
+    }
     restart = uvt_inotify_put_off(core);
     uvt_low_take(loop->st);
     rc = uvt_reserve_fill(PATH_MAX + 1);    /* for the name of a watched file */
     if (rc == 0) {
+        core->ring_fd = -1;     /* libuv makes another, if any. */
         rc = uv_loop_fork(&core->uv);
     }
     if (rc == 0) {

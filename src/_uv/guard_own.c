@@ -19,6 +19,7 @@
 /* epoll, libuv's lock of signals, the loop's own signals, the eventfd; and a few
  * for what other threads open meanwhile. */
 #define FDS_OF_A_LOOP 8
+#define RING "anon_inode:[io_uring]"
 
 typedef struct Node {
     struct Node *next, *prev;
@@ -106,14 +107,14 @@ uvt_guard_wake(int epoll_fd, int event_fd)
     }
 }
 
-/* One end of libuv's pipe of signals. */
+/* As far as fstat() can tell.  What was never made cannot be lost. */
 static bool
-is_signal_end(const UvtCore *core, int fd)
+is_still(int fd, const UvtFileId *file)
 {
     struct stat info;
     return fd < 0
-        || (fstat(fd, &info) == 0 && info.st_ino == core->signal_pipe.inode
-            && info.st_dev == core->signal_pipe.device);
+        || (fstat(fd, &info) == 0 && info.st_ino == file->inode
+            && info.st_dev == file->device);
 }
 
 /* libuv closes its spare descriptor with the loop, and when no other is left.  It can
@@ -133,8 +134,10 @@ bool
 uvt_guard_own_fds(UvtCore *core)
 {
     if (!core->lost
-        && (!uvt_guard_intact(core) || !is_signal_end(core, core->uv.signal_pipefd[0])
-            || !is_signal_end(core, core->uv.signal_pipefd[1]))) {
+        && (!uvt_guard_intact(core)
+            || !is_still(core->uv.signal_pipefd[0], &core->signal_pipe)
+            || !is_still(core->uv.signal_pipefd[1], &core->signal_pipe)
+            || !is_still(core->ring_fd, &core->ring))) {
         uvt_guard_give_up(core);
     }
     check_spare(&core->uv);
@@ -230,9 +233,9 @@ check_before(UvtCore *core)
 /* libuv aborts when it has no descriptor left for what the first loop of a process
  * makes for all, and leaks some when it fails later.  So all are taken before. */
 static int
-try_descriptors(int *highest)
+try_descriptors(int *fds, int *highest)
 {
-    int fds[FDS_OF_A_LOOP], count = 0, rc = 0;
+    int count = 0, rc = 0;
     *highest = 0;
     while (count < FDS_OF_A_LOOP && rc == 0) {
         int fd = epoll_create1(EPOLL_CLOEXEC);
@@ -244,10 +247,32 @@ try_descriptors(int *highest)
             *highest = fd > *highest ? fd : *highest;
         }
     }
-    while (count > 0) {
-        (void)close(fds[--count]);
+    for (int i = 0; i < count; i++) {
+        (void)close(fds[i]);
     }
     return rc;
+}
+
+/* Newer libuv makes an io_uring, right after epoll, and never shows it.  We leave it
+ * nothing to do; but libuv closes its number with the loop. */
+static void
+find_ring(UvtCore *core, const int *fds)
+{
+    char path[32], target[32];
+    struct stat info;
+    core->ring_fd = -1;
+    for (int i = 0; i < FDS_OF_A_LOOP; i++) {
+        ssize_t size;
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fds[i]);
+        size = readlink(path, target, sizeof(target));
+        if (size == (ssize_t)strlen(RING) && memcmp(target, RING, strlen(RING)) == 0
+            && fds[i] > core->uv.backend_fd && fstat(fds[i], &info) == 0) {
+            core->ring_fd = fds[i];
+            core->ring.device = info.st_dev;
+            core->ring.inode = info.st_ino;
+            return;
+        }
+    }
 }
 
 /* Up to 1.44 libuv leaves epoll open when the rest fails. */
@@ -313,11 +338,11 @@ ask_for_datagrams(uv_loop_t *uv)
 int
 uvt_guard_loop_init(UvtState *st, UvtCore *core)
 {
-    int rc, highest;
+    int rc, highest, fds[FDS_OF_A_LOOP];
     bool first = st->siglock.pid == 0;      /* for this module */
     uvt_low_take(st);
     uvt_siglock_before(st);
-    rc = try_descriptors(&highest);
+    rc = try_descriptors(fds, &highest);
     if (rc == 0) {      /* room for the table of watchers, twice as large at most */
         rc = uvt_reserve_fill(((size_t)highest + 64) * 2 * sizeof(void *));
     }
@@ -330,6 +355,7 @@ uvt_guard_loop_init(UvtState *st, UvtCore *core)
     }
     if (rc == 0) {
         uvt_siglock_after(st, &core->uv);
+        find_ring(core, fds);
         rc = uvt_guard_watch_own(core);
         if (rc == 0 && first) {
             rc = ask_for_datagrams(&core->uv);

@@ -35,7 +35,8 @@ typedef struct UvtCore {
     struct UvtSignalNode *signal_node;
     bool uses_pool;     /* has had requests for libuv's pool (pool_start.c) */
     bool embedded;      /* the program has asked for its descriptor */
-    UvtFileId signal_pipe;          /* what libuv's pipe of signals was */
+    int ring_fd;        /* of io_uring, which newer libuv makes; -1: none */
+    UvtFileId ring, signal_pipe;    /* what that was, and its pipe of signals */
     bool in_timer;                  /* inside of a timer's callback */
     unsigned timer_pass;            /* another one after each poll */
     struct UvtBox *timers_aside;    /* list of those that wait for it (timer.c) */

@@ -43,6 +43,11 @@ void uvt_process_tell(UvtBox *box);
 /* children.c: before a child starts (0, or -1 with an exception), when it has, with
  * what SIGCHLD had before, and libuv's exit callback. */
 UVT_CHECKED int uvt_children_prepare(UvtLoop *loop);
+/* After a poll, when ends of children were noted: tells of them in this turn, as no
+ * other may come. */
+void uvt_children_look(UvtCore *core);
+/* Right before libuv starts one, when the handler of SIGCHLD was saved. */
+void uvt_children_watch(UvtCore *core);
 void uvt_child_begin(UvtLoop *loop, UvtBox *box, const struct sigaction *before);
 void uvt_on_exit(uv_process_t *uv, int64_t exit_status, int term_signal);
 /* A handle closes, of a child that may be running; the end of the loop; that of a

@@ -12,6 +12,7 @@
  * loop's thread.
  */
 #include "guards.h"
+#include "process.h"
 #include "signals.h"
 
 #include <dlfcn.h>
@@ -351,7 +352,9 @@ uvt_signals_look(UvtCore *core)
 static void
 on_after_poll(uv_check_t *uv)
 {
-    uvt_signals_look(uv->loop->data);
+    UvtCore *core = uv->loop->data;
+    uvt_signals_look(core);
+    uvt_children_look(core);    /* SIGCHLD may have told of some in this turn. */
 }
 
 int
@@ -459,7 +462,7 @@ uvt_sigchld_save(struct sigaction *before)
     }
 }
 
-/* Before a child is started, and after it: libuv has installed its own handler. */
+/* Before a child is started, and when libuv has installed its own handler. */
 int
 uvt_sigchld_begin(UvtCore *core, bool *foreign)
 {
@@ -469,6 +472,22 @@ uvt_sigchld_begin(UvtCore *core, bool *foreign)
         core->signal_node->watched[SIGCHLD] = true;
     }
     return rc;
+}
+
+static void
+on_nothing(uv_signal_t *Py_UNUSED(uv), int Py_UNUSED(signum))
+{
+}
+
+/* libuv would install its own handler for the first child, which may have ended before
+ * that gives way to ours.  It leaves what is started alone but for the callback. */
+void
+uvt_sigchld_watch(UvtCore *core, bool foreign)
+{
+    uv_signal_t *watcher = &core->uv.child_watcher;
+    if (watcher->signum == 0 && uv_signal_start(watcher, on_nothing, SIGCHLD) == 0) {
+        uvt_sigchld_install(foreign);
+    }
 }
 
 void

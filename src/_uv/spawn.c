@@ -416,6 +416,7 @@ start(UvtHandle *self, UvtLoop *loop_arg, Spawn *spawn)
         return -1;
     }
     uvt_sigchld_save(&before);
+    uvt_children_watch(loop->core);
     blocking = uvt_blocking_begin(loop);
     uvt_low_take(loop->st);
     rc = uv_spawn(&loop->core->uv, (uv_process_t *)&self->box->uv,

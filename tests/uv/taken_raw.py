@@ -164,6 +164,19 @@ def fork(loop):
     run(loop)
 
 
+def adopt_later(loop):
+    """The child takes the descriptors away once more, and then the loop over."""
+    pid = os.fork()
+    if pid == 0:
+        strangers = Strangers()
+        take("file", numbers(), strangers)
+        attempt(loop.fork)
+        attempt(run, loop)
+        strangers.check(closed_too=True)
+        os._exit(0)
+    assert os.waitpid(pid, 0) == (pid, 0)
+
+
 def adopt(loop):
     pid = os.fork()
     if pid == 0:
@@ -177,7 +190,7 @@ NEXT = {
     function.__name__: function
     for function in (
         *(run, turn, send, send_from_thread, deliver, files, names, work, child),
-        *(watch_signal, watch_files, serve, datagrams, pipes, fork, adopt),
+        *(watch_signal, watch_files, serve, datagrams, pipes, fork, adopt, adopt_later),
     )
 }
 
