@@ -276,15 +276,8 @@ uvt_signal_unwatch(uv_signal_t *uv)
 
 /* A callback may close any of them: their boxes stay until libuv's next phase. */
 static void
-tell(UvtCore *core, int signum, unsigned long number)
+tell_handles(UvtCore *core, int signum, unsigned long number)
 {
-    uv_signal_t *child_watcher = &core->uv.child_watcher;
-    if (!core->signal_node->watched[signum]) {
-        return;
-    }
-    if (child_watcher->signum == signum) {
-        child_watcher->signal_cb(child_watcher, signum);
-    }
     for (UvtBox *box = core->boxes; box != NULL; box = box->next) {
         uv_signal_t *uv = &box->uv.signal;
         if (box->uv.handle.type != UV_SIGNAL || uv_is_closing(&box->uv.handle)
@@ -299,14 +292,29 @@ tell(UvtCore *core, int signum, unsigned long number)
     }
 }
 
-/* So many that the ring has not all of them: one call for each signal. */
+static void
+tell(UvtCore *core, int signum, unsigned long number)
+{
+    uv_signal_t *child_watcher = &core->uv.child_watcher;
+    if (!core->signal_node->watched[signum]) {
+        return;
+    }
+    if (child_watcher->signum == signum) {
+        child_watcher->signal_cb(child_watcher, signum);
+    }
+    tell_handles(core, signum, number);
+}
+
+/* So many that the ring has not all of them: one call for each signal.  The ends of
+ * children are seen without SIGCHLD (children.c), each by itself. */
 static void
 tell_latest(UvtCore *core, unsigned long seen)
 {
     for (int signum = 1; signum < SIGNALS; signum++) {
         unsigned long last = latest[signum];
-        if ((long)(last - seen) > 0 && core->signal_node != NULL) {
-            tell(core, signum, last - 1);
+        if ((long)(last - seen) > 0 && core->signal_node != NULL
+            && core->signal_node->watched[signum]) {
+            tell_handles(core, signum, last - 1);
         }
     }
 }
