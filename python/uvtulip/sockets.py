@@ -94,9 +94,9 @@ class GivenSocket(TransportSocket):
 
     __slots__ = ()
 
-    def detach(self) -> None:
+    def detach(self, kind: Any = _Socket) -> None:
         sock = getattr(self, "_sock", None)
-        if isinstance(sock, _Socket) and not hasattr(sock, "_io_refs"):
+        if isinstance(sock, kind) and not hasattr(sock, "_io_refs"):
             sock._real_close()  # The collector has emptied this one, too.
         elif sock is not None:
             sock.close()

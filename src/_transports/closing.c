@@ -17,9 +17,10 @@ tulip_stream_detach_socket(TulipStream *self)
     if (self->flags & TULIP_PIPE) {
         tulip_pipe_close(self);
     }
-    if (sock == NULL) {
+    if (sock == NULL || self->rare->detached) {
         return;
     }
+    self->rare->detached = true;
     Py_INCREF(sock);        /* it stays, as a closed one */
     result = PyObject_CallMethod(sock, "detach", NULL);
     if (result == NULL) {

@@ -31,6 +31,7 @@ borrow_socket(TulipStream *self)
         return Py_NewRef(Py_None);
     }
     rare->socket = Py_XNewRef(sock);
+    rare->detached = fd < 0;
     return sock;
 }
 
@@ -62,6 +63,7 @@ stream_show_socket(TulipStream *self, PyObject *sock)
         return NULL;
     }
     tulip_show_socket(self->loop, &rare->socket, sock);
+    rare->detached = false;
     Py_RETURN_NONE;
 }
 

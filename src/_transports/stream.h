@@ -70,8 +70,9 @@ typedef struct TulipRare {
     PyObject *get_buffer;           /* of a BufferedProtocol */
     PyObject *socket;               /* borrows the descriptor; detached by us */
     Py_buffer view;                 /* where libuv reads to, ... */
-    bool has_view;                  /* ... between alloc and read; or */
-    PyObject *direct;               /* a bytes object that nobody knows yet */
+    bool has_view;                  /* ... between alloc and read; or ... */
+    bool detached;                  /* (socket has no descriptor any more) */
+    PyObject *direct;               /* ... a bytes object that nobody knows yet */
     PyObject *waiter;               /* the future of sendfile(), or NULL */
 } TulipRare;
 

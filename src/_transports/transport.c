@@ -317,13 +317,13 @@ tulip_stream_traverse(TulipStream *self, visitproc visit, void *arg)
 }
 
 /* The edge to the loop stays: a cycle through it also leads through the handle
- * or through what the loop clears. */
+ * or through what the loop clears.  Nothing of Python's is called here, since the
+ * collector may have emptied its class: finalize() has called it. */
 int
 tulip_stream_clear(TulipStream *self)
 {
     UVT_LOCKED(tulip_lock(self->loop));
     tulip_stream_release_view(self);
-    tulip_stream_detach_socket(self);
     tulip_stream_forget_protocol(self);
     tulip_stream_leave_server(self);
     if (self->rare != NULL) {
@@ -354,6 +354,7 @@ tulip_stream_finalize(TulipStream *self)
     }
     self->flags |= TULIP_CLOSING | TULIP_LOST | TULIP_LOST_DONE;
     tulip_stream_close_handle(self);
+    tulip_stream_leave_server(self);
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
     }

@@ -146,3 +146,82 @@ def test_silent(part: str, end: str) -> None:
     body = "\n".join(line[4:] for line in PARTS[part].splitlines())
     done = script(SOURCE.format(part=body, end=ENDS[end]))
     assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")
+
+
+# ---- classes that the collector empties before the transports go ----
+
+EMPTIED = """
+import asyncio, builtins, os, socket, sys, tempfile
+import uvtulip
+from uvtulip import serve, sockets
+from asyncio import trsock
+
+class Client(asyncio.Protocol):
+    pass
+
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Client, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    given = socket.create_server(("127.0.0.1", 0))
+    other = await loop.create_server(Client, sock=given)
+    path = tempfile.mktemp()
+    local = await loop.create_unix_server(Client, path)
+    ours, theirs = socket.socketpair()
+    read, write = os.pipe()
+    udp = socket.socket(type=socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", 0))
+    udp.setblocking(False)
+    pairs = [
+        await loop.create_connection(Client, *address),
+        await loop.create_connection(Client, *other.sockets[0].getsockname()),
+        await loop.create_connection(Client, sock=ours),
+        await loop.create_unix_connection(Client, path),
+        await loop.connect_read_pipe(Client, open(read, "rb", 0)),
+        await loop.connect_write_pipe(Client, open(write, "wb", 0)),
+        await loop.create_datagram_endpoint(Client, ("127.0.0.1", 0)),
+        await loop.create_datagram_endpoint(Client, sock=udp),
+    ]
+    os.unlink(path)
+    keep = [theirs, server, other, local, *pairs]
+    keep += [transport.get_extra_info("socket") for transport, _ in pairs]
+    theirs.setblocking(False)
+    waiter = loop.sock_recv(theirs, 1)
+    waiter.send(None)
+    keep.append(waiter)
+    if {closed}:
+        waiter.close()
+        theirs.close()
+        for transport, _ in pairs:
+            transport.close()
+        server.close()
+        await asyncio.sleep(0.02)
+    {where}.kept = keep
+    print("well")
+
+loop = uvtulip.new_event_loop()
+task = loop.create_task(main())
+loop.run_until_complete(task)
+del task
+{end}
+"""
+
+HOLDERS = (
+    "sys",
+    "builtins",
+    "Client",
+    "socket.socket",
+    "trsock.TransportSocket",
+    "serve.Server",
+    "sockets.TransportSocket",
+    "sockets.GivenSocket",
+    "uvtulip.Loop",
+)
+
+
+@pytest.mark.parametrize("end", ["", "loop.close()"])
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("where", HOLDERS)
+def test_held_by_a_class(where: str, closed: bool, end: str) -> None:
+    done = script(EMPTIED.format(where=where, closed=closed, end=end))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")
