@@ -1,11 +1,11 @@
 """User-space instructions per request of the echo servers, under callgrind.
 
     python instructions.py [--loops uvloop,uvtulip] [--kinds tcp-100,streams]
-                           [--requests 10000]
+                           [--connections 64] [--size 1024] [--requests 10000]
 
-The kinds are the workloads of compare.py that answer requests.  Unlike times,
-instruction counts do not change with what else the machine does.  Each server runs
-twice, for two numbers of requests; the difference leaves out start-up.  Needs
+The kinds are the workloads of compare.py that answer requests; "protocol" is another
+name of tcp-100.  Unlike times, instruction counts do not change with what else the
+machine does.  Each server runs twice, for two numbers of requests; the difference leaves out start-up.  Needs
 valgrind, and `make` first.  "limit" is the C server.
 """
 
@@ -50,16 +50,23 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loops", default="limit,uvloop,uvtulip")
     parser.add_argument("--kinds", default="tcp-100,buffered,streams,udp,churn")
+    parser.add_argument("--connections", type=int)
+    parser.add_argument("--size", type=int)
     parser.add_argument("--requests", type=int, default=10000)
     args = parser.parse_args()
     workloads = {w[0]: w for w in compare.NET if w[3] in ("echo", "churn")}
+    workloads["protocol"] = workloads["tcp-100"]
     unknown = [k for k in args.kinds.split(",") if k not in workloads]
     if unknown:
         parser.error("no such kind: %s" % ", ".join(unknown))
     with tempfile.TemporaryDirectory() as compare.SCRATCH:
         compare.make_certificate()
         for name in args.kinds.split(","):
-            workload = workloads[name]
+            workload = list(workloads[name])
+            if args.connections:
+                workload[4] += " -c %d" % args.connections
+            if args.size:
+                workload[4] += " -s %d" % args.size
             requests = int(args.requests * SHARE.get(workload[3], 1)
                            * SHARE.get(workload[2], 1))
             for loop in args.loops.split(","):
