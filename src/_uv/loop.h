@@ -122,7 +122,14 @@ UVT_CHECKED bool uvt_loop_check(UvtLoop *self);
 UVT_CHECKED bool uvt_loop_check_arg(UvtState *st, PyObject *loop);
 
 /* Takes the thread state back if the poll gave it up. */
-void uvt_loop_attach(UvtLoop *self);
+void uvt_loop_take_thread(UvtLoop *self);
+static inline void
+uvt_loop_attach(UvtLoop *self)
+{
+    if (self->detached != NULL) {
+        uvt_loop_take_thread(self);
+    }
+}
 
 /* Keeps the raised exception for run() to raise, and stops the loop. */
 void uvt_loop_raise_later(UvtLoop *self);

@@ -15,16 +15,14 @@
 /* ---- the thread state ---- */
 
 void
-uvt_loop_attach(UvtLoop *self)
+uvt_loop_take_thread(UvtLoop *self)
 {
     PyThreadState *detached = self->detached;
-    if (detached != NULL) {
-        self->detached = NULL;
-        PyEval_RestoreThread(detached);
-        uvt_metrics_waited(self, self->core->uv.time);
-        if (self->core->uses_pool) {
-            uvt_pool_hush(self->core);
-        }
+    self->detached = NULL;
+    PyEval_RestoreThread(detached);
+    uvt_metrics_waited(self, self->core->uv.time);
+    if (self->core->uses_pool) {
+        uvt_pool_hush(self->core);
     }
 }
 
