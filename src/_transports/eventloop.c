@@ -8,6 +8,7 @@
  * open loop is always a cycle, and freed by the collector.
  */
 #include "eventloop.h"
+#include "clock.h"
 #include "datagram.h"
 #include "lookup.h"
 #include "sockwait.h"
@@ -72,6 +73,7 @@ loop_init(TulipLoop *self, PyObject *args, PyObject *kwds)
                            (PyObject *)self) < 0) {
         return -1;
     }
+    tulip_clock_look(self);
     self->closed = false;
     return 0;
 }
@@ -267,12 +269,6 @@ loop_finalize(TulipLoop *self)
 
 PyDoc_STRVAR(time_doc,
 "time($self, /)\n--\n\nNow, in seconds; the clock of time.monotonic().");
-
-static PyObject *
-loop_time(TulipLoop *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
-{
-    return PyFloat_FromDouble((double)tulip_now() / 1e9);
-}
 
 PyDoc_STRVAR(is_running_doc,
 "is_running($self, /)\n--\n\nTrue inside of run_forever().");
@@ -475,7 +471,7 @@ static PyMethodDef loop_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, call_later_doc},
     {"call_at", FAST(tulip_loop_py_call_at), METH_FASTCALL | METH_KEYWORDS,
      call_at_doc},
-    {"time", (PyCFunction)loop_time, METH_NOARGS, time_doc},
+    {"time", tulip_loop_py_time, METH_NOARGS, time_doc},
     {"create_future", (PyCFunction)tulip_loop_py_create_future, METH_NOARGS,
      create_future_doc},
     {"create_task", FAST(tulip_loop_py_create_task), METH_FASTCALL | METH_KEYWORDS,
@@ -523,6 +519,7 @@ static PyType_Slot loop_slots[] = {
     {Py_tp_clear, loop_clear},
     {Py_tp_finalize, loop_finalize},
     {Py_tp_dealloc, loop_dealloc},
+    {Py_tp_setattro, tulip_loop_setattro},
     {Py_tp_methods, loop_methods},
     {Py_tp_getset, loop_getset},
     {Py_tp_members, loop_members},

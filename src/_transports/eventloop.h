@@ -35,6 +35,7 @@ typedef struct TulipLoop {
     _Atomic bool polling;           /* the poll may block right now */
     _Atomic bool called;            /* something is in the inbox */
     bool timer_due;                 /* a timer was due when it was set */
+    bool other_time;                /* time() is not ours, clock.c */
     bool no_poll;                   /* before the next batch of callbacks */
     bool due;                       /* the deadline fired in this turn */
     uint64_t turns;                 /* how many were begun */

@@ -16,7 +16,7 @@
  * It needs none for calls from other threads, which are seen after each batch, and
  * for a timer that is due when it is set: that comes with the next batch.
  */
-#include "eventloop.h"
+#include "clock.h"
 #include "stream.h"
 #include <time.h>
 
@@ -187,7 +187,8 @@ look(TulipLoop *self, int64_t *turn_began)
     took = read_ticks() - begin;
     self->usual_look += took / 8;
     self->usual_look -= self->usual_look / 8;
-    return tulip_timers_first(&self->timers) <= now ? tulip_loop_move_due(self) : 0;
+    return !self->other_time && tulip_timers_first(&self->timers) <= now
+        ? tulip_loop_move_due(self) : 0;
 }
 
 /* What else is to be called with the next batch. */
@@ -197,7 +198,7 @@ collect(TulipLoop *self)
     if (tulip_loop_was_called(self) && tulip_loop_take_inbox(self) < 0) {
         return -1;
     }
-    return self->timer_due ? tulip_loop_move_due(self) : 0;
+    return self->timer_due || self->other_time ? tulip_loop_move_due(self) : 0;
 }
 
 /* Calls what is ready, and what becomes ready by that, until a poll is due.
@@ -324,6 +325,7 @@ tulip_loop_run(TulipLoop *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     self->thread_id = PyThread_get_thread_ident();
+    tulip_clock_look(self);
     for (rc = first_turn(self); rc > 0; rc = turn(self)) {
         continue;
     }

@@ -9,10 +9,11 @@
  * as its handle was cancelled, costs one empty turn.
  */
 #include "timers.h"
-#include "eventloop.h"
+#include "clock.h"
 
 #define FIRST_CAPACITY 64
 #define FANOUT 4        /* 16 bytes each: children share a cache line or two */
+#define LONGEST_NS (24 * 3600 * INT64_C(1000000000))    /* one wait, as asyncio's */
 
 /* ---- the heap ---- */
 
@@ -220,18 +221,33 @@ open_deadline(TulipLoop *self)
     return 0;
 }
 
+/* What time() says may change before that. */
+static int64_t
+on_our_clock(int64_t deadline, int64_t now)
+{
+    uint64_t wait = (uint64_t)deadline - (uint64_t)now;
+    return tulip_now() + (int64_t)Py_MIN(wait, (uint64_t)LONGEST_NS);
+}
+
 int
 tulip_loop_arm(TulipLoop *self)
 {
-    int64_t first = tulip_timers_first(&self->timers);
+    int64_t first = tulip_timers_first(&self->timers), now;
     uint64_t due_ms, now_ms;
     int rc;
 
     if (first >= self->armed) {
         return 0;
     }
-    if (first <= tulip_now()) {
+    if (tulip_loop_now(self, &now) < 0) {
+        return -1;
+    }
+    first = tulip_timers_first(&self->timers);
+    if (first <= now) {
         return 1;
+    }
+    if (self->other_time) {
+        first = on_our_clock(first, now);
     }
     if (self->deadline == NULL && open_deadline(self) < 0) {
         return -1;
@@ -251,7 +267,7 @@ tulip_loop_arm(TulipLoop *self)
         }
         return -1;
     }
-    self->armed = first;
+    self->armed = self->other_time ? TULIP_NEVER : first;
     return 0;
 }
 
@@ -264,7 +280,9 @@ tulip_loop_move_due(TulipLoop *self)
     if (self->timers.count == 0) {
         return 0;
     }
-    now = tulip_now();
+    if (tulip_loop_now(self, &now) < 0) {
+        return -1;
+    }
     while ((timer = tulip_timers_pop_due(&self->timers, now)) != NULL) {
         if (tulip_ring_push(&self->ready, timer) < 0) {
             Py_DECREF(timer);
@@ -276,34 +294,12 @@ tulip_loop_move_due(TulipLoop *self)
 
 /* ---- methods ---- */
 
-/* The deadline in nanoseconds, rounded up; false with ValueError for NaN. */
-static bool
-to_deadline(double when, int64_t *deadline)
-{
-    double ns = when * 1e9;
-    if (ns >= 9.2e18) {
-        *deadline = TULIP_NEVER - 1;
-    }
-    else if (ns > -9.2e18) {
-        *deadline = (int64_t)ns;
-        *deadline += (double)*deadline < ns;
-    }
-    else if (ns <= 0) {
-        *deadline = INT64_MIN;
-    }
-    else {
-        PyErr_SetString(PyExc_ValueError, "a time cannot be NaN");
-        return false;
-    }
-    return true;
-}
-
 /* A timer that is due already comes with what is ready then, without a poll. */
 static TulipCallback *
 push(TulipLoop *self, UVT_STEALS(2) TulipCallback *timer, double when, int64_t now)
 {
     int64_t deadline;
-    if (timer == NULL || !to_deadline(when, &deadline)) {
+    if (timer == NULL || !tulip_to_ns(when, &deadline)) {
         Py_XDECREF(timer);
         return NULL;
     }
@@ -337,8 +333,8 @@ TulipCallback *
 tulip_loop_call_later_c(TulipLoop *self, double delay, TulipCFunction function,
                         PyObject *owner)
 {
-    int64_t now = tulip_now();
-    if (!tulip_loop_check_open(self)) {
+    int64_t now;
+    if (!tulip_loop_check_open(self) || tulip_loop_now(self, &now) < 0) {
         return NULL;
     }
     return push(self, tulip_callback_new_c(self, function, owner, NULL, true),
@@ -362,10 +358,10 @@ tulip_loop_py_call_later(TulipLoop *self, PyObject *const *args,
     }
     delay = PyFloat_AsDouble(call.first);
     if ((delay == -1.0 && PyErr_Occurred())
-        || !tulip_loop_check_call(self, "call_later", call.callable, true)) {
+        || !tulip_loop_check_call(self, "call_later", call.callable, true)
+        || tulip_loop_now(self, &now) < 0) {
         return NULL;
     }
-    now = tulip_now();
     return schedule(self, &call, (double)now / 1e9 + delay, now);
 }
 
@@ -377,6 +373,7 @@ tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
     TulipCall call;
     PyObject *timer;
     double when;
+    int64_t now;
     if (!tulip_bind(self, "call_at", "when", args, nargs, kwnames, &call)) {
         return NULL;
     }
@@ -389,7 +386,9 @@ tulip_loop_py_call_at(TulipLoop *self, PyObject *const *args, Py_ssize_t nargs,
         || !tulip_loop_check_call(self, "call_at", call.callable, true)) {
         return NULL;
     }
-    timer = schedule(self, &call, when, tulip_now());
+    /* Another time() is asked after each batch of callbacks. */
+    now = self->other_time ? INT64_MIN : tulip_now();
+    timer = schedule(self, &call, when, now);
     if (timer != NULL && !PyFloat_CheckExact(call.first)) {
         ((TulipCallback *)timer)->TULIP_GIVEN_WHEN = Py_NewRef(call.first);
     }

@@ -119,7 +119,7 @@ import_names(TulipState *st)
     DO(eof_received) DO(error_received) DO(fileno) DO(get_buffer) \
     DO(_drain_helper) DO(buffer_updated) DO(loop) DO(name) DO(pause_writing) \
     DO(resume_writing) DO(recv) DO(recv_into) DO(recvfrom) DO(recvfrom_into) DO(send) \
-    DO(sendto) DO(set_exception) DO(set_result) DO(Task)
+    DO(sendto) DO(set_exception) DO(set_result) DO(Task) DO(time)
 
 static int
 intern_strings(TulipState *st)

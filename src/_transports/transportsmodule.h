@@ -75,6 +75,7 @@ typedef struct TulipState {
     PyObject *str_sendto;
     PyObject *str_set_exception;
     PyObject *str_set_result;
+    PyObject *str_time;
     PyObject *str_Task;
 } TulipState;
 
