@@ -6,6 +6,7 @@ stack of every thread and ends the process.
 """
 
 import faulthandler
+import gc
 import os
 import pathlib
 import shlex
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[stderr])
     del config.stash[stderr]
+
+
+def pytest_collection_finish() -> None:
+    """What a test collects is its own garbage: thousands of tests do, and pytest's
+    objects are many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

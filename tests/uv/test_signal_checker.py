@@ -147,16 +147,17 @@ def test_what_a_handler_raises_goes_to_a_replaced_hook(
         checker.start()
     keeper = uv.Timer(loop)
     keeper.start(lambda timer: loop.stop(), 20)
-    killer = threading.Timer(0.02, send)
+    # From another thread, so that this one does not look before it runs.
+    go, sent = threading.Event(), threading.Event()
+    killer = threading.Thread(target=lambda: (go.wait(), send(), sent.set()))
+    killer.start()
     try:
         if when == "before":
-            # From another thread, so that this one does not look before it runs.
-            killer.interval = 0
-            killer.start()
-            killer.finished.wait()
+            go.set()
+            sent.wait()
             loop.run()
         elif when == "polling":
-            killer.start()
+            uv.Timer(loop).start(lambda timer: go.set(), 0)
             loop.run()
         else:
             uv.Timer(loop).start(send, 0)
@@ -166,8 +167,10 @@ def test_what_a_handler_raises_goes_to_a_replaced_hook(
         # Python ran the handler in this test itself, just before run().
         assert when == "before" and seen == []
     finally:
+        on_signal(lambda *args: None)
+        go.set()
+        killer.join()
         on_signal(before)
-        killer.cancel()
         checker.close()
         keeper.close()
         loop.run()
