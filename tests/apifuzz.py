@@ -261,7 +261,7 @@ class Program:
         name = self.rnd.choice(["a", "b", "", "no/such", "x" * 200, "with\0zero"])
         path = os.path.join(self.folder, name)
         return self.rnd.choice(
-            [path, path, path.encode(), "\0uvtulip" + name, self.folder]
+            [path, path, path.encode(), f"\0uvtulip{os.getpid()}{name}", self.folder]
         )
 
     def a_number(self) -> int:

@@ -1,6 +1,7 @@
 """create_datagram_endpoint(): addresses, options, errors, cancelling."""
 
 import asyncio
+import os
 import socket
 import sys
 
@@ -325,7 +326,7 @@ def test_factory_that_raises():
             {"local_addr": (HOST, 0)},
             {"remote_addr": (HOST, 9)},
             {"family": socket.AF_INET},
-            {"family": socket.AF_UNIX, "local_addr": "\0uvtulip-raises"},
+            {"family": socket.AF_UNIX, "local_addr": f"\0uvtulip-raises-{os.getpid()}"},
         ):
             before = open_descriptors()
             with pytest.raises(ZeroDivisionError):
@@ -360,7 +361,10 @@ def test_cancelled_at_every_await(wait, family):
         options = (
             {"remote_addr": ("host", 9)}
             if family == "inet"
-            else {"family": socket.AF_UNIX, "local_addr": "\0uvtulip-cancel"}
+            else {
+                "family": socket.AF_UNIX,
+                "local_addr": f"\0uvtulip-cancel-{os.getpid()}",
+            }
         )
         task = asyncio.create_task(endpoint(factory, **options))
         for step in range(wait):

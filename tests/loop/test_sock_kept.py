@@ -3,6 +3,7 @@ ends, as in uvloop: the call has its result, then the descriptor is closed."""
 
 import asyncio
 import gc
+import os
 import socket
 import weakref
 
@@ -175,7 +176,7 @@ def test_sendto(no_leak):
     async def main():
         loop = asyncio.get_running_loop()
         ours, theirs = pair(socket.SOCK_DGRAM)
-        name = f"\0uvtulip-kept-{id(ours)}"
+        name = f"\0uvtulip-kept-{os.getpid()}-{id(ours)}"
         other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         other.bind(name)
         other.setblocking(False)
@@ -204,7 +205,7 @@ def test_connect(no_leak):
     async def main():
         loop = asyncio.get_running_loop()
         listener = socket.socket(socket.AF_UNIX)
-        name = f"\0uvtulip-kept-{id(listener)}"
+        name = f"\0uvtulip-kept-{os.getpid()}-{id(listener)}"
         listener.bind(name)
         listener.listen(0)
         first = socket.socket(socket.AF_UNIX)

@@ -279,7 +279,8 @@ def test_mode_needs_a_path(no_leak):
         with socket.socket(socket.AF_UNIX) as sock:
             with pytest.raises(ValueError, match="mode"):
                 await loop.create_unix_server(Recorder, sock=sock, mode=0o600)
-        for name in ("\0uvtulip-mode", b"\0uvtulip-mode"):
+        abstract = f"\0uvtulip-mode-{os.getpid()}"
+        for name in (abstract, abstract.encode()):
             with pytest.raises(ValueError, match="abstract"):
                 await loop.create_unix_server(Recorder, name, mode=0o600)
 

@@ -51,7 +51,9 @@ def place(request, tmp_path):
             return socket.AF_INET, server.getsockname()
 
         return uv.TCP, bind
-    name = str(tmp_path / "socket") if request.param == "pipe" else "\0uvtulip.listen"
+    name = str(tmp_path / "socket")
+    if request.param == "abstract":
+        name = f"\0uvtulip-listen-{os.getpid()}"
 
     def bind(server):
         server.bind(name)

@@ -108,7 +108,7 @@ def test_priority():
         f"""
         from uvtulip.uv import util
         util.setpriority(0, util.UV_PRIORITY_BELOW_NORMAL)
-        assert util.getpriority() == {max(10, before)}
+        assert util.getpriority() == {10 if os.geteuid() == 0 else max(10, before)}
         """
     )
     for bad in 20, -21, 1 << 20:
