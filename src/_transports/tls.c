@@ -406,10 +406,19 @@ tls_get_paused(TulipTLS *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(self->flags & TLS_WRITING_PAUSED);
 }
 
+static PyObject *
+tls_get_context(TulipTLS *self, void *Py_UNUSED(closure))
+{
+    UVT_LOCKED(tulip_lock(self->loop));
+    return Py_NewRef(self->ssl_context);
+}
+
 static PyGetSetDef tls_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"_protocol_paused", (getter)tls_get_paused, NULL,
      "True after pause_writing(), before resume_writing().", NULL},
+    {"_sslcontext", (getter)tls_get_context, NULL,
+     "The context, as programs ask asyncio's and uvloop's transports for it.", NULL},
     {NULL},
 };
 

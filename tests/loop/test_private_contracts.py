@@ -22,6 +22,7 @@ import pytest
 import uvtulip
 from aiosupport import LIMIT, Recorder, run, turns, until
 from streamsupport import tcp_pair
+from tlssupport import client_context, client_side
 
 
 async def connected(protocol_factory=Recorder):
@@ -449,5 +450,19 @@ def test_wait_closed_waits_for_connections(how):
                 assert peer.recv(1) == b""
             except ConnectionResetError:
                 assert how == "abort_clients"
+
+    run(main())
+
+
+def test_the_context_of_a_tls_transport():
+    """aiohttp."""
+
+    async def main():
+        context = client_context()
+        transport, peer = await client_side(Recorder(), context)
+        with peer:
+            assert transport._sslcontext is context
+            assert transport.get_extra_info("sslcontext") is context
+            transport.abort()
 
     run(main())
