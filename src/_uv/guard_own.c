@@ -111,10 +111,7 @@ uvt_guard_wake(int epoll_fd, int event_fd)
 static bool
 is_still(int fd, const UvtFileId *file)
 {
-    struct stat info;
-    return fd < 0
-        || (fstat(fd, &info) == 0 && info.st_ino == file->inode
-            && info.st_dev == file->device);
+    return fd < 0 || uvt_file_is(fd, file);
 }
 
 /* libuv closes its spare descriptor with the loop, and when no other is left.  It can
@@ -259,17 +256,14 @@ static void
 find_ring(UvtCore *core, const int *fds)
 {
     char path[32], target[32];
-    struct stat info;
     core->ring_fd = -1;
     for (int i = 0; i < FDS_OF_A_LOOP; i++) {
         ssize_t size;
         (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fds[i]);
         size = readlink(path, target, sizeof(target));
         if (size == (ssize_t)strlen(RING) && memcmp(target, RING, strlen(RING)) == 0
-            && fds[i] > core->uv.backend_fd && fstat(fds[i], &info) == 0) {
+            && fds[i] > core->uv.backend_fd && uvt_file_of(fds[i], &core->ring)) {
             core->ring_fd = fds[i];
-            core->ring.device = info.st_dev;
-            core->ring.inode = info.st_ino;
             return;
         }
     }
@@ -290,11 +284,7 @@ uvt_guard_watch_own(UvtCore *core)
 {
     uv_loop_t *uv = &core->uv;
     int rc = uvt_guard_watch_io(core, &uv->async_io_watcher);
-    struct stat info;
-    if (fstat(uv->signal_pipefd[0], &info) == 0) {
-        core->signal_pipe.device = info.st_dev;
-        core->signal_pipe.inode = info.st_ino;
-    }
+    (void)uvt_file_of(uv->signal_pipefd[0], &core->signal_pipe);
     uv->data = core;
     check_before(core);
     if (rc == 0 && uv->signal_pipefd[0] >= 0) {

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 /* Those of descriptors 0 to 2 that are closed are taken between uvt_low_take and
@@ -19,6 +20,27 @@ typedef struct {
     dev_t device;
     ino_t inode;
 } UvtFileId;
+
+/* What the descriptor is now; false, with *file as it was, when it is closed. */
+static inline bool
+uvt_file_of(int fd, UvtFileId *file)
+{
+    struct stat info;
+    if (fstat(fd, &info) < 0) {
+        return false;
+    }
+    file->device = info.st_dev;
+    file->inode = info.st_ino;
+    return true;
+}
+
+static inline bool
+uvt_file_is(int fd, const UvtFileId *file)
+{
+    UvtFileId now;
+    return uvt_file_of(fd, &now) && now.device == file->device
+        && now.inode == file->inode;
+}
 
 /* libuv's process-wide lock of signals (siglock.c). */
 typedef struct {

@@ -217,19 +217,12 @@ uvt_low_setup(UvtState *st)
 {
     st->low.mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     for (int fd = 0; fd <= LAST_STANDARD; fd++) {
-        struct stat info;
-        if (fstat(fd, &info) == 0) {
-            st->standard[fd].device = info.st_dev;
-            st->standard[fd].inode = info.st_ino;
-        }
+        (void)uvt_file_of(fd, &st->standard[fd]);
     }
 }
 
 bool
 uvt_low_is_standard(const UvtState *st, int fd)
 {
-    struct stat info;
-    return is_low(fd) && fstat(fd, &info) == 0
-        && st->standard[fd].inode == info.st_ino
-        && st->standard[fd].device == info.st_dev;
+    return is_low(fd) && uvt_file_is(fd, &st->standard[fd]);
 }

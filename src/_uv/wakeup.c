@@ -10,7 +10,6 @@
 #include "fork.h"
 #include "guards.h"
 #include <errno.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct UvtWakeup {
@@ -111,14 +110,6 @@ tell_consumer(UvtLoop *loop, const Incoming *incoming)
     }
 }
 
-static bool
-is_own(const UvtWakeup *wakeup, int fd)
-{
-    struct stat info;
-    return fd >= 0 && fstat(fd, &info) == 0 && info.st_ino == wakeup->pipe.inode
-        && info.st_dev == wakeup->pipe.device;
-}
-
 /* Hands on what has come in since the last time.  During a run its handlers, which
  * Python has noted before it wrote the bytes, come first. */
 static void
@@ -127,7 +118,7 @@ deliver(UvtLoop *loop, const UvtWakeup *wakeup, int previous, bool running)
     unsigned char bytes[256];
     Incoming incoming = {{0}};
     ssize_t n;
-    while (is_own(wakeup, wakeup->fds[0])
+    while (uvt_file_is(wakeup->fds[0], &wakeup->pipe)
            && (n = read(wakeup->fds[0], bytes, sizeof(bytes))) > 0) {
         if (previous >= 0) {
             forward(previous, bytes, n);
@@ -157,7 +148,7 @@ on_wakeup_closed(uv_handle_t *uv)
 {
     UvtWakeup *wakeup = uv->data;
     for (int i = 0; i < 2; i++) {
-        if (is_own(wakeup, wakeup->fds[i])) {
+        if (uvt_file_is(wakeup->fds[i], &wakeup->pipe)) {
             close(wakeup->fds[i]);
         }
     }
@@ -169,7 +160,6 @@ wakeup_create(UvtLoop *self)
 {
     UvtWakeup *wakeup = PyMem_RawCalloc(1, sizeof(UvtWakeup));
     uv_file fds[2];
-    struct stat info;
     int rc;
 
     if (wakeup == NULL) {
@@ -182,10 +172,7 @@ wakeup_create(UvtLoop *self)
         uvt_raise(self->st, UVT_EXC_UV, rc, "uv_pipe");
         return -1;
     }
-    if (fstat(fds[0], &info) == 0) {
-        wakeup->pipe.device = info.st_dev;
-        wakeup->pipe.inode = info.st_ino;
-    }
+    (void)uvt_file_of(fds[0], &wakeup->pipe);
     wakeup->fds[0] = fds[0];
     wakeup->fds[1] = fds[1];
     wakeup->previous = -1;
@@ -246,7 +233,8 @@ uvt_wakeup_start(UvtLoop *self)
     if (on_main <= 0) {
         return on_main;
     }
-    if (self->wakeup != NULL && !is_own(self->wakeup, self->wakeup->fds[1])) {
+    if (self->wakeup != NULL
+        && !uvt_file_is(self->wakeup->fds[1], &self->wakeup->pipe)) {
         uvt_wakeup_free(self);      /* Somebody has closed it. */
     }
     if (self->wakeup == NULL && wakeup_create(self) < 0) {
