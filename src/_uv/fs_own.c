@@ -1,7 +1,6 @@
-/* Operations of uv.fs that libuv does not do as they have to be done: each is a function
- * of ours, which runs at once or, with a callback, on a thread of libuv's pool.  The
- * functions run on any thread, detached, and use nothing of Python's but memory that
- * the call holds.
+/* Operations of uv.fs for which libuv's own are not enough.  Each is a function of ours.
+ * It runs at once or, with a callback, on a thread of libuv's pool; on any thread,
+ * detached.  Of Python's it uses nothing but memory that the call holds.
  */
 #include "fs.h"
 

@@ -110,7 +110,8 @@ fspoll_start(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(path);
         return NULL;
     }
-    rc = uvt_guard_own_fds(self->loop->core) ? uvt_pool_prepare(self->st, self->loop->core) : UV_EBADF;
+    rc = uvt_guard_own_fds(self->loop->core)
+        ? uvt_pool_prepare(self->st, self->loop->core) : UV_EBADF;
     /* libuv copies the path each time, and aborts if it cannot. */
     if ((size_t)PyBytes_GET_SIZE(path) >= self->loop->core->reserve) {
         self->loop->core->reserve = (size_t)PyBytes_GET_SIZE(path) + 1;

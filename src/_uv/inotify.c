@@ -149,7 +149,8 @@ on_readable(uv_poll_t *uv, int status, int Py_UNUSED(events))
     if (core->owner == NULL || core->inotify != self) {
         return;
     }
-    if (status < 0 || !uvt_guard_has(core, self->fd) || ioctl(self->fd, FIONREAD, &waiting) < 0) {
+    if (status < 0 || !uvt_guard_has(core, self->fd)
+        || ioctl(self->fd, FIONREAD, &waiting) < 0) {
         give_up(core, UV_EBADF);
         return;
     }

@@ -1,13 +1,13 @@
-/* libuv's thread pool: its start, and how its threads wake a loop.  libuv makes all its threads with the first
- * request of a process, and aborts when the system refuses one.  So as many are
- * made here just before, all at once, and end again: what they needed is free then,
- * or kept by the C library for the next ones.
+/* libuv's thread pool: its start, and how its threads wake a loop.  libuv makes all its
+ * threads with the first request of a process, and aborts when the system refuses one.
+ * So as many are made here just before, all at once, and end again: what they needed is
+ * free then, or kept by the C library for the next ones.
  *
  * A thread that has done a request writes to the eventfd of its loop, and aborts when
  * somebody has closed that.  It writes nothing while a wake-up seems to be under way.
- * So this is what it sees, except while the loop waits in a poll: the program, which may
- * close what it likes, runs on the loop's thread otherwise.  Before each poll the loop
- * looks for what is done.  What is left is another thread that closes the descriptor
+ * So a wake-up seems to be under way at all times, except while the loop waits in a
+ * poll: at other times the program, which may close what it likes, runs on the loop's
+ * thread.  Before each poll the loop looks for what is done.  What is left is another thread that closes the descriptor
  * of a loop that waits.
  */
 #include "guards.h"

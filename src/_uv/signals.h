@@ -25,8 +25,9 @@ void uvt_signals_lost(UvtCore *core);
 void uvt_signals_forked(UvtCore *core);
 UVT_CHECKED int uvt_signals_adopt(UvtCore *core);
 
-/* Before a child is started (twice), and after it: SIGCHLD is ours, unless libuv has it for
- * somebody else.  And whether one has come that was not looked at. */
+/* SIGCHLD becomes ours, unless libuv has it for somebody else: the first two come before
+ * a child is started, the third after it.  The last tells whether one has come that
+ * nobody has looked at. */
 UVT_CHECKED int uvt_sigchld_begin(UvtCore *core, bool *foreign);
 void uvt_sigchld_watch(UvtCore *core, bool foreign);
 void uvt_sigchld_install(bool foreign);

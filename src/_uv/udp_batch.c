@@ -576,7 +576,8 @@ uvt_udp_try_send(UvtHandle *self, PyObject *const *args, Py_ssize_t nargs)
         rc = uvt_udp_ensure_socket(self, addr->sa_family, 0);
     }
     if (rc == 0) {
-        rc = uv_udp_try_send(&self->box->uv.udp, data.iov, uvt_buffers_datagram(&data), addr);
+        rc = uv_udp_try_send(&self->box->uv.udp, data.iov,
+                             uvt_buffers_datagram(&data), addr);
     }
     uvt_buffers_release(&data);
     if (rc < 0) {
